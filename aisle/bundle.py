@@ -1,0 +1,125 @@
+"""A classifier on disk: everything that is needed to answer, and to know what it is.
+
+| file                    | holds                                                              |
+|-------------------------|--------------------------------------------------------------------|
+| bundle.json             | format, fusion settings, taxonomy, calibration, the encoders it needs |
+| head.safetensors        | weights of the fusion network                                      |
+| reference.safetensors   | the drift reference: embeddings and probabilities of held-out products |
+| metrics.json, card.json | figures on the test split; data fingerprint, git revision, settings  |
+| manifest.json           | sha256 of all of these, written last                               |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
+
+from aisle.calibration import Calibration
+from aisle.errors import BundleError
+from aisle.fusion import FusionNet, FusionSettings, build_fusion
+from aisle.manifest import verify_manifest, write_manifest
+from aisle.taxonomy import Taxonomy
+
+FORMAT = 1
+PARTS = ("bundle.json", "head.safetensors", "reference.safetensors", "metrics.json", "card.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRef:
+    """The encoder revision a classifier was trained with, and the width of its vectors."""
+
+    revision: str
+    dim: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bundle:
+    """A trained and calibrated classifier. `reference` holds float16 arrays, one row a held-out
+    product: text [N, D], image [N, E], present [N, 2], probabilities [N, C], and label [N]."""
+
+    fusion: FusionNet
+    taxonomy: Taxonomy
+    calibration: Calibration
+    text_encoder: EncoderRef
+    image_encoder: EncoderRef
+    reference: Mapping[str, np.ndarray]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        settings = self.fusion.settings
+        _agree("taxonomy", len(self.taxonomy), "the fusion network's outputs", settings.classes)
+        _agree(
+            "text encoder width", self.text_encoder.dim, "the fusion network's text_dim", settings.text_dim
+        )
+        _agree(
+            "image encoder width",
+            self.image_encoder.dim,
+            "the fusion network's image_dim",
+            settings.image_dim,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write all parts into `folder`, the manifest last."""
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {
+            "format": FORMAT,
+            "fusion": self.fusion.settings.to_json(),
+            "taxonomy": self.taxonomy.to_json(),
+            "calibration": self.calibration.to_json(),
+            "text_encoder": asdict(self.text_encoder),
+            "image_encoder": asdict(self.image_encoder),
+        }
+        for name, data in (("bundle", facts), ("metrics", self.metrics), ("card", self.card)):
+            (folder / f"{name}.json").write_text(json.dumps(data, indent=1, ensure_ascii=False))
+        weights = {name: tensor.contiguous() for name, tensor in self.fusion.state_dict().items()}
+        save_tensors(weights, folder / "head.safetensors")
+        save_arrays(
+            {name: np.ascontiguousarray(array) for name, array in self.reference.items()},
+            folder / "reference.safetensors",
+        )
+        write_manifest(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Bundle:
+        """Read and verify a bundle. Raises BundleError naming the missing, changed or disagreeing part."""
+        verify_manifest(folder)
+        for part in PARTS:
+            if not (folder / part).is_file():
+                raise BundleError(f"{folder.name}/{part}: missing; a bundle holds {', '.join(PARTS)}")
+        facts = json.loads((folder / "bundle.json").read_text())
+        if facts.get("format") != FORMAT:
+            raise BundleError(f"{folder.name}: found bundle format {facts.get('format')}, wanted {FORMAT}")
+        return cls(
+            fusion=_load_fusion(folder, FusionSettings(**facts["fusion"])),
+            taxonomy=Taxonomy.from_json(facts["taxonomy"]),
+            calibration=Calibration.from_json(facts["calibration"]),
+            text_encoder=EncoderRef(**facts["text_encoder"]),
+            image_encoder=EncoderRef(**facts["image_encoder"]),
+            reference=load_arrays(folder / "reference.safetensors"),
+            metrics=json.loads((folder / "metrics.json").read_text()),
+            card=json.loads((folder / "card.json").read_text()),
+        )
+
+
+def _load_fusion(folder: Path, settings: FusionSettings) -> FusionNet:
+    fusion = build_fusion(settings)
+    try:
+        fusion.load_state_dict(load_tensors(folder / "head.safetensors"))
+    except RuntimeError as error:
+        raise BundleError(f"{folder.name}/head.safetensors: does not fit bundle.json: {error}") from error
+    return fusion.eval()
+
+
+def _agree(what: str, found: int, other: str, wanted: int) -> None:
+    if found != wanted:
+        raise BundleError(f"{what}: found {found}, but {other} has {wanted}")

@@ -1,0 +1,130 @@
+"""From logits to probabilities that can be believed, and to a decision when to abstain.
+
+Everything is fitted on held-out products, once for each pattern of present modalities: a network that
+sees only a photo is less sure, and wrong more often, than one that sees both.
+Shapes: B products, C categories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from scipy.stats import binom
+
+PATTERNS = ("both", "text", "image")  # which modalities are there
+NEVER = 2.0  # an accept threshold that no confidence reaches
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatternCalibration:
+    """Temperature and accept threshold of one presence pattern.
+
+    `threshold` is the least confidence that is accepted; NEVER where the held-out data could not
+    show that any threshold keeps the target.
+    """
+
+    temperature: float
+    threshold: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Calibration of all three patterns, the error target and the confidence it holds with."""
+
+    target_error: float
+    delta: float
+    patterns: Mapping[str, PatternCalibration]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "target_error": self.target_error,
+            "delta": self.delta,
+            "patterns": {name: asdict(value) for name, value in self.patterns.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Calibration:
+        patterns = {name: PatternCalibration(**data["patterns"][name]) for name in PATTERNS}
+        return cls(target_error=data["target_error"], delta=data["delta"], patterns=patterns)
+
+
+def pattern_index(present_B2: np.ndarray) -> np.ndarray:
+    """Index into PATTERNS for each row of presence bits; -1 where neither modality is there."""
+    has_text_B, has_image_B = present_B2[:, 0] > 0, present_B2[:, 1] > 0
+    return np.select([has_text_B & has_image_B, has_text_B, has_image_B], [0, 1, 2], default=-1)
+
+
+def calibrate(
+    logits: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    *,
+    target_error: float,
+    delta: float = 0.05,
+) -> Calibration:
+    """Fit all patterns; `logits[pattern]` is [B, C] and `labels[pattern]` [B] of held-out products."""
+    patterns = {}
+    for name in PATTERNS:
+        temperature = fit_temperature(logits[name], labels[name])
+        log_probability_BC = log_softmax(logits[name] / temperature, axis=1)
+        confidence_B = np.exp(log_probability_BC.max(axis=1))
+        wrong_B = log_probability_BC.argmax(axis=1) != labels[name]
+        threshold = accept_threshold(confidence_B, wrong_B, target_error=target_error, delta=delta)
+        patterns[name] = PatternCalibration(temperature=temperature, threshold=threshold)
+    return Calibration(target_error=target_error, delta=delta, patterns=patterns)
+
+
+def fit_temperature(logits_BC: np.ndarray, labels_B: np.ndarray) -> float:
+    """The temperature in [0.05, 20] of least log-loss (Guo et al., 2017); 1.0 without products."""
+    if len(labels_B) == 0:
+        return 1.0
+
+    def log_loss(log_temperature: float) -> float:
+        scaled = log_softmax(logits_BC / np.exp(log_temperature), axis=1)
+        return float(-scaled[np.arange(len(labels_B)), labels_B].mean())
+
+    found = minimize_scalar(log_loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def accept_threshold(
+    confidence_B: np.ndarray, wrong_B: np.ndarray, *, target_error: float, delta: float
+) -> float:
+    """The least confidence to accept so that, with probability 1 - delta, the error among accepted
+    products is at most `target_error`. NEVER where no threshold can be shown to keep it.
+
+    Learn-then-Test with fixed-sequence testing (Angelopoulos et al., 2021): thresholds are tried from
+    the strictest down, each by an exact binomial test of "the error is above the target", and the
+    last one before the first failure is kept. The sequence depends on confidences only, never on
+    which answers were wrong, so no correction for trying many is needed.
+    """
+    order = np.argsort(-confidence_B, kind="stable")
+    sorted_confidence, errors = confidence_B[order], np.cumsum(wrong_B[order])
+    # Fewer products than log(delta) / log(1 - target) prove nothing even without a single error. The
+    # sequence starts at twice that, where one error among the most confident does not end it.
+    fewest = 2 * int(np.ceil(np.log(delta) / np.log1p(-target_error)))
+    # Equal confidences are accepted together: a step ends where the next confidence is lower.
+    ends = np.flatnonzero(np.diff(sorted_confidence, append=-1.0) < 0) + 1
+    threshold = NEVER
+    for accepted in ends[ends >= fewest]:
+        if binom.cdf(errors[accepted - 1], accepted, target_error) > delta:
+            break
+        threshold = float(sorted_confidence[accepted - 1])
+    return threshold
+
+
+def expected_calibration_error(confidence_B: np.ndarray, correct_B: np.ndarray, bins: int = 15) -> float:
+    """ECE in [0, 1] over `bins` equal-width bins (Naeini et al., 2015)."""
+    if len(confidence_B) == 0:
+        return 0.0
+    edges = np.clip((confidence_B * bins).astype(int), 0, bins - 1)
+    total = 0.0
+    for b in range(bins):
+        inside = edges == b
+        if inside.any():
+            total += inside.mean() * abs(confidence_B[inside].mean() - correct_B[inside].mean())
+    return float(total)

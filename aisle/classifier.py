@@ -1,0 +1,243 @@
+"""The one path from a product to a prediction: evaluation, bulk scoring and serving all use it.
+
+Shapes: B products, D and E embedding widths of text and image, C categories, P = 3 presence patterns
+(both, text alone, image alone).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from aisle.bundle import Bundle
+from aisle.calibration import PATTERNS, pattern_index
+from aisle.errors import BundleError, ProductError
+from aisle.image import ImageEncoder, decode_image, image_hash
+from aisle.prediction import Candidate, Prediction, Source
+from aisle.product import Product
+from aisle.taxonomy import Taxonomy
+from aisle.text import TextEncoder, clean_text, text_hash
+
+DEFAULT_TOP_K = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Item:
+    """A product after preprocessing: what travels through the batching queue.
+
+    `pixels_HWC` is uint8 [size, size, 3]. None means that the request gave no such part.
+    """
+
+    product_id: str | None = None
+    text: str | None = None
+    text_hash: str | None = None
+    pixels_HWC: np.ndarray | None = None
+    image_hash: str | None = None
+    top_k: int = DEFAULT_TOP_K
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Stored:
+    """What the feature store holds for one product; None where it holds nothing."""
+
+    text_vector_D: np.ndarray | None = None
+    text_hash: str | None = None
+    image_vector_E: np.ndarray | None = None
+    image_hash: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Embedded:
+    """The vectors of a batch, float32; the row of an absent modality is zero and is never read."""
+
+    text_BD: np.ndarray
+    image_BE: np.ndarray
+    text_source: Sequence[Source]
+    image_source: Sequence[Source]
+
+    def presence(self) -> np.ndarray:
+        """Float32 [B, 2]: 1 where (text, image) is there."""
+        sources = zip(self.text_source, self.image_source, strict=True)
+        rows = [(text is not Source.ABSENT, image is not Source.ABSENT) for text, image in sources]
+        return np.array(rows, dtype=np.float32).reshape(-1, 2)
+
+
+class Classifier:
+    """A bundle with the encoders it was trained with. Reading methods are thread-safe.
+
+    Raises BundleError when an encoder is not the revision or width that the bundle names.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        text_encoder: TextEncoder,
+        image_encoder: ImageEncoder,
+        *,
+        version: str = "",
+        device: str = "cpu",
+    ) -> None:
+        for modality, encoder, wanted in (
+            ("text", text_encoder, bundle.text_encoder),
+            ("image", image_encoder, bundle.image_encoder),
+        ):
+            found = (encoder.revision, encoder.dim)
+            if found != (wanted.revision, wanted.dim):
+                raise BundleError(
+                    f"{modality} encoder: found revision {found[0]} of width {found[1]}, "
+                    f"the bundle was trained with {wanted.revision} of width {wanted.dim}"
+                )
+        self.bundle = bundle
+        self.text_encoder = text_encoder
+        self.image_encoder = image_encoder
+        self.version = version
+        self.fusion = bundle.fusion.to(device).eval()
+        self.device = device
+        patterns = [bundle.calibration.patterns[name] for name in PATTERNS]
+        self._temperature_P = np.array([p.temperature for p in patterns], dtype=np.float32)
+        self._threshold_P = np.array([p.threshold for p in patterns], dtype=np.float32)
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        return self.bundle.taxonomy
+
+    def prepare(self, product: Product, top_k: int = DEFAULT_TOP_K) -> Item:
+        """Clean the text and decode the picture. Raises ProductError, for this product alone."""
+        if product.is_empty:
+            raise ProductError(
+                "product_empty",
+                field="product",
+                found="no title, description, image or product_id",
+                wanted="at least one of them",
+            )
+        text = clean_text(product.title, product.description, self.text_encoder.settings)
+        pixels_HWC = digest = None
+        if product.image is not None:
+            pixels_HWC = decode_image(product.image, self.image_encoder.settings)
+            digest = image_hash(product.image)
+        return Item(
+            product_id=product.product_id,
+            text=text or None,
+            text_hash=text_hash(text) if text else None,
+            pixels_HWC=pixels_HWC,
+            image_hash=digest,
+            top_k=top_k,
+        )
+
+    def embed(self, items: Sequence[Item], stored: Sequence[Stored] | None = None) -> Embedded:
+        """Vectors of a batch. A stored vector is used when the request gives no such part, or gives
+        the very part it was made from (same hash); what is left is computed, in one pass a modality.
+        """
+        stored = stored if stored is not None else [Stored()] * len(items)
+        text_BD = np.zeros((len(items), self.text_encoder.dim), dtype=np.float32)
+        image_BE = np.zeros((len(items), self.image_encoder.dim), dtype=np.float32)
+        text_source = [Source.ABSENT] * len(items)
+        image_source = [Source.ABSENT] * len(items)
+        texts: list[tuple[int, str]] = []
+        images: list[tuple[int, np.ndarray]] = []
+        for row, (item, held) in enumerate(zip(items, stored, strict=True)):
+            if held.text_vector_D is not None and item.text_hash in (None, held.text_hash):
+                text_BD[row], text_source[row] = held.text_vector_D, Source.STORED
+            elif item.text is not None:
+                texts.append((row, item.text))
+                text_source[row] = Source.COMPUTED
+            if held.image_vector_E is not None and item.image_hash in (None, held.image_hash):
+                image_BE[row], image_source[row] = held.image_vector_E, Source.STORED
+            elif item.pixels_HWC is not None:
+                images.append((row, item.pixels_HWC))
+                image_source[row] = Source.COMPUTED
+        if texts:
+            text_BD[[row for row, _ in texts]] = self.text_encoder.encode([text for _, text in texts])
+        if images:
+            pixels_BHWC = np.stack([pixels for _, pixels in images])
+            image_BE[[row for row, _ in images]] = self.image_encoder.encode(pixels_BHWC)
+        return Embedded(
+            text_BD=text_BD, image_BE=image_BE, text_source=text_source, image_source=image_source
+        )
+
+    def decide(
+        self, embedded: Embedded, top_k: int | Sequence[int] = DEFAULT_TOP_K
+    ) -> list[Prediction | ProductError]:
+        """Calibrated answers, item by item: what is wrong with one is a value in its own place."""
+        present_B2 = embedded.presence()
+        pattern_B = pattern_index(present_B2)
+        probabilities_PBC = self.probabilities(embedded)
+        rows = len(pattern_B)
+        top_ks = [top_k] * rows if isinstance(top_k, int) else top_k
+        return [
+            self._answer(embedded, probabilities_PBC[:, row], int(pattern_B[row]), row, top_ks[row])
+            for row in range(rows)
+        ]
+
+    def predict(
+        self, items: Sequence[Item], stored: Sequence[Stored] | None = None
+    ) -> list[Prediction | ProductError]:
+        """`decide(embed(items, stored))`, with each item's own top_k."""
+        return self.decide(self.embed(items, stored), [item.top_k for item in items])
+
+    def probabilities(self, embedded: Embedded) -> np.ndarray:
+        """Calibrated probabilities [P, B, C]: with both modalities, text alone, image alone.
+
+        Row [0, b] is meant only where both are there, [1, b] where text is, [2, b] where the image is.
+        """
+        logits_PBC = fusion_logits(self.fusion, embedded.text_BD, embedded.image_BE, device=self.device)
+        scaled_PBC = logits_PBC / self._temperature_P[:, None, None]
+        exp_PBC = np.exp(scaled_PBC - scaled_PBC.max(axis=2, keepdims=True))
+        probabilities: np.ndarray = exp_PBC / exp_PBC.sum(axis=2, keepdims=True)
+        return probabilities
+
+    def _answer(
+        self, embedded: Embedded, probabilities_PC: np.ndarray, pattern: int, row: int, top_k: int
+    ) -> Prediction | ProductError:
+        if pattern < 0:
+            return ProductError(
+                "nothing_known",
+                field="product_id",
+                found="no text and no image, given or stored",
+                wanted="a title, a description, an image, or an id that the feature store knows",
+            )
+        chosen_C = probabilities_PC[pattern]
+        if not np.isfinite(chosen_C).all():
+            return ProductError(
+                "vector_not_finite",
+                field="product",
+                found="an embedding that is not finite",
+                wanted="finite numbers; encode and publish this product again",
+            )
+        categories = self.taxonomy.categories
+        # A stable sort, so that ties fall the same way whatever the batch.
+        best = np.argsort(-chosen_C, kind="stable")[: max(1, top_k)]
+        top = tuple(Candidate(category=categories[i], probability=float(chosen_C[i])) for i in best)
+        return Prediction(
+            category=top[0].category,
+            confidence=top[0].probability,
+            accepted=bool(chosen_C[best[0]] >= self._threshold_P[pattern]),
+            top=top,
+            text_only=self._alone(probabilities_PC[1]) if pattern in (0, 1) else None,
+            image_only=self._alone(probabilities_PC[2]) if pattern in (0, 2) else None,
+            text_source=embedded.text_source[row],
+            image_source=embedded.image_source[row],
+        )
+
+    def _alone(self, probabilities_C: np.ndarray) -> Candidate:
+        best = int(probabilities_C.argmax())
+        return Candidate(category=self.taxonomy[best], probability=float(probabilities_C[best]))
+
+
+@torch.inference_mode()
+def fusion_logits(
+    fusion: torch.nn.Module, text_BD: np.ndarray, image_BE: np.ndarray, *, device: str = "cpu"
+) -> np.ndarray:
+    """Float32 logits [P, B, C] of the three presence patterns, in one pass over 3 B rows."""
+    rows = len(text_BD)
+    if rows == 0:
+        return np.zeros((len(PATTERNS), 0, fusion.settings.classes), dtype=np.float32)
+    text, image = torch.from_numpy(text_BD).to(device), torch.from_numpy(image_BE).to(device)
+    present_P2 = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], device=device)
+    present = present_P2.repeat_interleave(rows, dim=0)
+    logits = fusion(text.repeat(3, 1), image.repeat(3, 1), present)
+    stacked: np.ndarray = logits.view(len(PATTERNS), rows, -1).float().cpu().numpy()
+    return stacked

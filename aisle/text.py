@@ -1,0 +1,151 @@
+"""Product text: cleaned the one way training and serving share, and turned into vectors.
+
+Shapes: B texts, T tokens, D embedding width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from aisle.errors import EncoderError
+from aisle.manifest import verify_manifest, write_manifest
+
+_TAG = re.compile(r"<!--.*?-->|</?[a-zA-Z][^<>]*>", re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f​-‏﻿]+")
+_SPACE = re.compile(r"\s+")
+_ENCODE_BATCH = 32  # texts a forward pass: longer batches only add padding on a CPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """How text becomes the encoder's input; saved with the encoder.
+
+    `max_chars` bounds the cleaned text, `max_tokens` what the encoder reads of it. `prefix` is put
+    before every text (E5 models want "query: "). `normalize` scales vectors to length 1.
+    """
+
+    max_tokens: int = 128
+    max_chars: int = 2_000
+    prefix: str = ""
+    normalize: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 2:
+            raise EncoderError(f"text max_tokens: found {self.max_tokens}, wanted 2 or more")
+        if self.max_chars < 1:
+            raise EncoderError(f"text max_chars: found {self.max_chars}, wanted 1 or more")
+
+
+def clean_text(title: str, description: str, settings: TextSettings) -> str:
+    """One line of plain text out of a title and a description with HTML scraps; "" if none is left."""
+    parts = [_plain(part, settings.max_chars) for part in (title, description)]
+    return ". ".join(part for part in parts if part)[: settings.max_chars].strip()
+
+
+def _plain(markup: str, max_chars: int) -> str:
+    # Feeds escape twice ("&amp;eacute;"), and a tag may appear only after the first round.
+    # A tag is shorter than this slack in practice; the bound keeps 20,000-character input cheap.
+    text = html.unescape(html.unescape(markup[: max_chars * 8]))
+    text = _TAG.sub(" ", text)
+    text = unicodedata.normalize("NFKC", text)
+    return _SPACE.sub(" ", _CONTROL.sub(" ", text)).strip()
+
+
+def text_hash(text: str) -> str:
+    """16 hex of the sha256 of a cleaned text: what a stored vector is compared by."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class TextEncoder:
+    """A frozen transformers encoder with mean pooling: texts to float32 [B, D].
+
+    Mean pooling over non-padding tokens follows Sentence-BERT (Reimers & Gurevych, 2019).
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, settings: TextSettings, *, name: str, revision: str = ""
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.name = name
+        self.revision = revision
+        self.dim = int(model.config.hidden_size)
+        self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.model.device)
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Float32 [B, D] for B cleaned texts; B may be 0. Order of rows is order of texts."""
+        vectors_BD = np.zeros((len(texts), self.dim), dtype=np.float32)
+        token_ids = self._tokenize(texts)
+        by_length = sorted(range(len(texts)), key=lambda i: len(token_ids[i]))
+        for start in range(0, len(by_length), _ENCODE_BATCH):
+            rows = by_length[start : start + _ENCODE_BATCH]
+            vectors_BD[rows] = self._forward([token_ids[i] for i in rows])
+        return vectors_BD
+
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        prefixed = [self.settings.prefix + text for text in texts]
+        batch = self.tokenizer(prefixed, truncation=True, max_length=self.settings.max_tokens)
+        ids: list[list[int]] = batch["input_ids"]
+        return ids
+
+    @torch.inference_mode()
+    def _forward(self, token_ids: list[list[int]]) -> np.ndarray:
+        length = max(len(ids) for ids in token_ids)
+        ids_BT = torch.full((len(token_ids), length), self._pad_id, dtype=torch.long)
+        mask_BT = torch.zeros((len(token_ids), length), dtype=torch.long)
+        for row, ids in enumerate(token_ids):
+            ids_BT[row, : len(ids)] = torch.tensor(ids)
+            mask_BT[row, : len(ids)] = 1
+        ids_BT, mask_BT = ids_BT.to(self.device), mask_BT.to(self.device)
+        hidden_BTD = self.model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+        weight_BT1 = mask_BT.unsqueeze(-1).to(hidden_BTD.dtype)
+        pooled_BD = (hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)
+        if self.settings.normalize:
+            pooled_BD = torch.nn.functional.normalize(pooled_BD, dim=-1)
+        vectors: np.ndarray = pooled_BD.float().cpu().numpy()
+        return vectors
+
+    def save(self, folder: Path) -> str:
+        """Write weights, tokenizer, settings and manifest into a new folder; return the revision."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+        facts = {"name": self.name, "dim": self.dim, "pooling": "mean", **asdict(self.settings)}
+        (folder / "encoder.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+        self.revision = write_manifest(folder)
+        return self.revision
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> TextEncoder:
+        """Load what `save` wrote. Raises BundleError when a file is missing or changed."""
+        revision = verify_manifest(folder)
+        facts = json.loads((folder / "encoder.json").read_text())
+        names = ("max_tokens", "max_chars", "prefix", "normalize")
+        settings = TextSettings(**{name: facts[name] for name in names})
+        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        encoder = cls(model.to(device), tokenizer, settings, name=facts["name"], revision=revision)
+        if encoder.dim != facts["dim"]:
+            raise EncoderError(
+                f"{folder.name}: the weights have width {encoder.dim}, encoder.json says {facts['dim']}"
+            )
+        return encoder
