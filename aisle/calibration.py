@@ -18,6 +18,8 @@ from scipy.stats import binom
 
 PATTERNS = ("both", "text", "image")  # which modalities are there
 NEVER = 2.0  # an accept threshold that no confidence reaches
+# A start with few products stops at its first errors, one with many at its whole error: try several.
+_STARTS = (0.125, 0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,23 +99,22 @@ def accept_threshold(
     """The least confidence to accept so that, with probability 1 - delta, the error among accepted
     products is at most `target_error`. NEVER where no threshold can be shown to keep it.
 
-    Learn-then-Test with fixed-sequence testing (Angelopoulos et al., 2021): thresholds are tried from
-    the strictest down, each by an exact binomial test of "the error is above the target", and the
-    last one before the first failure is kept. The sequence depends on confidences only, never on
-    which answers were wrong, so no correction for trying many is needed.
+    Learn-then-Test by fixed-sequence testing with several starts (Angelopoulos et al., 2021): from each
+    start, thresholds are tried from the stricter to the looser, each by an exact binomial test of "the
+    error is above the target" at delta / starts, until one fails. The starts are shares of the
+    products; they and the order depend on confidences only, never on which answers were wrong, so no
+    correction for the many thresholds is needed.
     """
     order = np.argsort(-confidence_B, kind="stable")
     sorted_confidence, errors = confidence_B[order], np.cumsum(wrong_B[order])
-    # Fewer products than log(delta) / log(1 - target) prove nothing even without a single error. The
-    # sequence starts at twice that, where one error among the most confident does not end it.
-    fewest = 2 * int(np.ceil(np.log(delta) / np.log1p(-target_error)))
     # Equal confidences are accepted together: a step ends where the next confidence is lower.
-    ends = np.flatnonzero(np.diff(sorted_confidence, append=-1.0) < 0) + 1
+    steps = np.flatnonzero(np.diff(sorted_confidence, append=-1.0) < 0) + 1
     threshold = NEVER
-    for accepted in ends[ends >= fewest]:
-        if binom.cdf(errors[accepted - 1], accepted, target_error) > delta:
-            break
-        threshold = float(sorted_confidence[accepted - 1])
+    for share in _STARTS:
+        for accepted in steps[steps >= share * len(order)]:
+            if binom.cdf(errors[accepted - 1], accepted, target_error) > delta / len(_STARTS):
+                break
+            threshold = min(threshold, float(sorted_confidence[accepted - 1]))
     return threshold
 
 

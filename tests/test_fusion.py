@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from aisle.errors import BundleError
+from aisle.fusion import VARIANTS, FusionSettings, build_fusion
+
+
+def network(variant: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_fusion(
+        FusionSettings(variant=variant, text_dim=6, image_dim=4, hidden_dim=8, classes=3)
+    ).eval()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("column", [0, 1])
+def test_an_absent_modality_is_never_read(variant: str, column: int) -> None:
+    net = network(variant)
+    text, image = torch.randn(5, 6), torch.randn(5, 4)
+    present = torch.ones(5, 2)
+    present[:, column] = 0
+    before = net(text, image, present)
+    (text, image)[column].add_(100)
+    assert before.shape == (5, 3)
+    torch.testing.assert_close(net(text, image, present), before)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_both_modalities_move_the_answer(variant: str) -> None:
+    net = network(variant)
+    text, image, present = torch.randn(5, 6), torch.randn(5, 4), torch.ones(5, 2)
+    before = net(text, image, present)
+    assert (net(text + 1, image, present) - before).abs().max() > 1e-3
+    assert (net(text, image + 1, present) - before).abs().max() > 1e-3
+
+
+def test_standardisation_is_measured_on_the_training_vectors() -> None:
+    net = network("concat")
+    net.standardise(torch.tensor([[1.0] * 6, [3.0] * 6]), torch.zeros(0, 4))
+    assert net.text_mean.tolist() == [2.0] * 6
+    assert net.text_scale.tolist() == [1.0] * 6
+    assert net.image_scale.tolist() == [1.0] * 4
+
+
+def test_an_unknown_variant_names_those_there_are() -> None:
+    with pytest.raises(BundleError, match=r"found 'sum', wanted one of \['concat', 'gated'\]"):
+        FusionSettings(variant="sum", text_dim=6, image_dim=4, classes=3)

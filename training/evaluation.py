@@ -1,0 +1,110 @@
+"""Figures on held-out products, all taken through `aisle.Classifier`: the path that serves.
+
+Shapes: N products, C categories.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support
+
+from aisle.calibration import expected_calibration_error, pattern_index
+from aisle.classifier import Classifier, Embedded
+from aisle.errors import AisleError
+from aisle.prediction import Prediction, Source
+from training.fit import Vectors
+
+
+def embedded_of(vectors: Vectors) -> Embedded:
+    """Stored vectors as the classifier takes them."""
+    text_source = [Source.STORED if has else Source.ABSENT for has in vectors.present_N2[:, 0]]
+    image_source = [Source.STORED if has else Source.ABSENT for has in vectors.present_N2[:, 1]]
+    return Embedded(
+        text_BD=vectors.text_ND,
+        image_BE=vectors.image_NE,
+        text_source=text_source,
+        image_source=image_source,
+    )
+
+
+def evaluate(classifier: Classifier, vectors: Vectors) -> dict[str, Any]:
+    """Figures of a test split. Products with neither modality are left out and counted.
+
+    Text alone is scored on products that have text, image alone on those that have a picture; fused
+    on all of them, which is the harder set.
+    """
+    known = vectors.present_N2.any(axis=1)
+    if not known.any():
+        raise AisleError("evaluation: found no test product with a vector, wanted 1 or more")
+    vectors, left_out = vectors.rows(known), int((~known).sum())
+    embedded = embedded_of(vectors)
+    predictions = [_prediction(p) for p in classifier.decide(embedded)]
+    codes = classifier.taxonomy
+    answer_N = np.array([codes.index(p.category.code) for p in predictions])
+    confidence_N = np.array([p.confidence for p in predictions])
+    accepted_N = np.array([p.accepted for p in predictions])
+    probabilities_PNC = classifier.probabilities(embedded)
+    rows = np.arange(len(vectors))
+    probabilities_NC = probabilities_PNC[pattern_index(vectors.present_N2), rows]
+    correct_N = answer_N == vectors.label_N
+    return {
+        "products": len(vectors),
+        "left_out": left_out,
+        "fused": _scores(vectors.label_N, answer_N, probabilities_NC),
+        "text": _alone(vectors, probabilities_PNC[1], column=0),
+        "image": _alone(vectors, probabilities_PNC[2], column=1),
+        "ece": expected_calibration_error(confidence_N, correct_N),
+        "accepted_share": float(accepted_N.mean()),
+        "accepted_error": float((~correct_N[accepted_N]).mean()) if accepted_N.any() else None,
+        "target_error": classifier.bundle.calibration.target_error,
+        "per_class": _per_class(classifier, vectors.label_N, answer_N),
+    }
+
+
+def _prediction(answer: object) -> Prediction:
+    if isinstance(answer, Prediction):
+        return answer
+    raise AisleError(f"evaluation: a test product could not be classified: {answer}")
+
+
+def _alone(vectors: Vectors, probabilities_NC: np.ndarray, *, column: int) -> dict[str, float] | None:
+    has = vectors.present_N2[:, column] > 0
+    if not has.any():
+        return None
+    chosen = probabilities_NC[has]
+    return _scores(vectors.label_N[has], chosen.argmax(axis=1), chosen)
+
+
+def _scores(label_N: np.ndarray, answer_N: np.ndarray, probabilities_NC: np.ndarray) -> dict[str, float]:
+    return {
+        "products": len(label_N),
+        "macro_f1": float(f1_score(label_N, answer_N, average="macro", zero_division=0)),
+        "weighted_f1": float(f1_score(label_N, answer_N, average="weighted", zero_division=0)),
+        "accuracy": float(accuracy_score(label_N, answer_N)),
+        "log_loss": float(
+            log_loss(
+                label_N, probabilities_NC.astype(np.float64), labels=np.arange(probabilities_NC.shape[1])
+            )
+        ),
+    }
+
+
+def _per_class(
+    classifier: Classifier, label_N: np.ndarray, answer_N: np.ndarray
+) -> list[dict[str, str | float]]:
+    precision, recall, f1, support = precision_recall_fscore_support(
+        label_N, answer_N, labels=np.arange(len(classifier.taxonomy)), zero_division=0
+    )
+    return [
+        {
+            "code": category.code,
+            "name": category.name,
+            "precision": float(precision[i]),
+            "recall": float(recall[i]),
+            "f1": float(f1[i]),
+            "products": int(support[i]),
+        }
+        for i, category in enumerate(classifier.taxonomy)
+    ]
