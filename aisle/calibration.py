@@ -109,13 +109,15 @@ def accept_threshold(
     sorted_confidence, errors = confidence_B[order], np.cumsum(wrong_B[order])
     # Equal confidences are accepted together: a step ends where the next confidence is lower.
     steps = np.flatnonzero(np.diff(sorted_confidence, append=-1.0) < 0) + 1
-    threshold = NEVER
+    holds = binom.cdf(errors[steps - 1], steps, target_error) <= delta / len(_STARTS)
+    loosest = 0  # how many products the best sequence accepts
     for share in _STARTS:
-        for accepted in steps[steps >= share * len(order)]:
-            if binom.cdf(errors[accepted - 1], accepted, target_error) > delta / len(_STARTS):
-                break
-            threshold = min(threshold, float(sorted_confidence[accepted - 1]))
-    return threshold
+        first = int(np.searchsorted(steps, share * len(order)))
+        failures = np.flatnonzero(~holds[first:])
+        last = first + (int(failures[0]) if len(failures) else len(steps) - first) - 1
+        if last >= first:
+            loosest = max(loosest, int(steps[last]))
+    return float(sorted_confidence[loosest - 1]) if loosest else NEVER
 
 
 def expected_calibration_error(confidence_B: np.ndarray, correct_B: np.ndarray, bins: int = 15) -> float:

@@ -38,7 +38,7 @@ def test_accepted_error_keeps_its_target_in_95_of_100_calibrations() -> None:
     broken = answered = 0
     for _ in range(1_000):
         confidence = rng.uniform(0.7, 1.0, size=1_000)
-        wrong = rng.random(400) > confidence  # P(wrong | confidence c) = 1 - c
+        wrong = rng.random(1_000) > confidence  # P(wrong | confidence c) = 1 - c
         threshold = accept_threshold(confidence, wrong, target_error=0.10, delta=0.05)
         if threshold < NEVER:
             answered += 1
