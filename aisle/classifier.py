@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from aisle.bundle import Bundle
 from aisle.calibration import PATTERNS, pattern_index
 from aisle.errors import BundleError, ProductError
+from aisle.fusion import fusion_logits
 from aisle.image import ImageEncoder, decode_image, image_hash
 from aisle.prediction import Candidate, Prediction, Source
 from aisle.product import Product
@@ -225,19 +225,3 @@ class Classifier:
     def _alone(self, probabilities_C: np.ndarray) -> Candidate:
         best = int(probabilities_C.argmax())
         return Candidate(category=self.taxonomy[best], probability=float(probabilities_C[best]))
-
-
-@torch.inference_mode()
-def fusion_logits(
-    fusion: torch.nn.Module, text_BD: np.ndarray, image_BE: np.ndarray, *, device: str = "cpu"
-) -> np.ndarray:
-    """Float32 logits [P, B, C] of the three presence patterns, in one pass over 3 B rows."""
-    rows = len(text_BD)
-    if rows == 0:
-        return np.zeros((len(PATTERNS), 0, fusion.settings.classes), dtype=np.float32)
-    text, image = torch.from_numpy(text_BD).to(device), torch.from_numpy(image_BE).to(device)
-    present_P2 = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], device=device)
-    present = present_P2.repeat_interleave(rows, dim=0)
-    logits = fusion(text.repeat(3, 1), image.repeat(3, 1), present)
-    stacked: np.ndarray = logits.view(len(PATTERNS), rows, -1).float().cpu().numpy()
-    return stacked

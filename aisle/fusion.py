@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -126,6 +127,25 @@ VARIANTS: dict[str, type[FusionNet]] = {"concat": Concat, "gated": Gated}
 def build_fusion(settings: FusionSettings) -> FusionNet:
     """An untrained network of the variant that `settings` names."""
     return VARIANTS[settings.variant](settings)
+
+
+@torch.inference_mode()
+def fusion_logits(
+    fusion: FusionNet, text_BD: np.ndarray, image_BE: np.ndarray, *, device: str = "cpu"
+) -> np.ndarray:
+    """Float32 logits [P, B, C] of the three presence patterns, in one pass over 3 B rows.
+
+    The patterns stand in the order of `aisle.calibration.PATTERNS`: both, text alone, image alone.
+    """
+    rows = len(text_BD)
+    if rows == 0:
+        return np.zeros((3, 0, fusion.settings.classes), dtype=np.float32)
+    text, image = torch.from_numpy(text_BD).to(device), torch.from_numpy(image_BE).to(device)
+    present_P2 = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], device=device)
+    present = present_P2.repeat_interleave(rows, dim=0)
+    logits = fusion(text.repeat(3, 1), image.repeat(3, 1), present)
+    stacked: np.ndarray = logits.view(3, rows, -1).float().cpu().numpy()
+    return stacked
 
 
 def _projection(in_dim: int, hidden_dim: int, dropout: float) -> nn.Sequential:

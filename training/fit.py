@@ -13,8 +13,7 @@ from rich.progress import Progress
 from sklearn.metrics import f1_score
 
 from aisle.calibration import pattern_index
-from aisle.classifier import fusion_logits
-from aisle.fusion import FusionNet, FusionSettings, build_fusion
+from aisle.fusion import FusionNet, FusionSettings, build_fusion, fusion_logits
 from training.progress import progress as default_progress
 
 
