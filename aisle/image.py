@@ -1,0 +1,142 @@
+"""Pictures turned into vectors by a torchvision backbone.
+
+Shapes: B pictures, H = W = size pixels, C 3 colours, D embedding width.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from aisle.backbone import BACKBONES, build_backbone, fold_batch_norms
+from aisle.errors import BundleError, EncoderError
+from aisle.manifest import verify_manifest, write_manifest
+from aisle.picture import DECODING, ImageSettings, decode_image, image_hash
+from aisle.picture_header import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, sniff
+
+__all__ = [
+    "BACKBONES",
+    "MAX_IMAGE_BYTES",
+    "MAX_IMAGE_PIXELS",
+    "ImageEncoder",
+    "ImageSettings",
+    "decode_image",
+    "image_hash",
+    "normalise",
+    "sniff",
+]
+
+_ENCODE_BATCH = 32  # pictures a forward pass
+# ImageNet's statistics: what torchvision's weights were trained with, and fine for any photo.
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+class ImageEncoder:
+    """A torchvision backbone without its classifier: pixels to its pooled features, float32 [B, D].
+
+    `weights` is "imagenet" or "catalogue". Batch norms are folded into the convolutions in place, so
+    `model` is for inference alone. `revision` is "" until `save` or `load` knows it.
+    """
+
+    def __init__(
+        self, model: nn.Module, settings: ImageSettings, *, backbone: str, weights: str, revision: str = ""
+    ) -> None:
+        if weights not in ("imagenet", "catalogue"):
+            raise EncoderError(f"image weights: found {weights!r}, wanted imagenet or catalogue")
+        self.model = fold_batch_norms(model.eval()).to(memory_format=torch.channels_last)
+        self.settings = settings
+        self.backbone = backbone
+        self.weights = weights
+        self.revision = revision
+        self.dim = BACKBONES[backbone]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def encode(self, pixels_BHWC: np.ndarray) -> np.ndarray:
+        """Float32 [B, D] of uint8 pixels [B, size, size, 3] from `decode_image`; B may be 0."""
+        size = self.settings.size
+        if pixels_BHWC.dtype != np.uint8 or pixels_BHWC.shape[1:] != (size, size, 3):
+            raise EncoderError(
+                f"pixels: found {pixels_BHWC.dtype} {list(pixels_BHWC.shape)}, "
+                f"wanted uint8 [B, {size}, {size}, 3]"
+            )
+        vectors_BD = np.empty((len(pixels_BHWC), self.dim), dtype=np.float32)
+        for start in range(0, len(pixels_BHWC), _ENCODE_BATCH):
+            batch = slice(start, start + _ENCODE_BATCH)
+            vectors_BD[batch] = self._forward(pixels_BHWC[batch])
+        return vectors_BD
+
+    @torch.inference_mode()
+    def _forward(self, pixels_BHWC: np.ndarray) -> np.ndarray:
+        on_gpu = self.device.type == "cuda"
+        # [B, H, W, C] in memory, seen as [B, C, H, W], is channels_last already.
+        pixels_BCHW = torch.from_numpy(np.ascontiguousarray(pixels_BHWC)).permute(0, 3, 1, 2)
+        with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+            pooled_BD = self.model(normalise(pixels_BCHW.to(self.device)))
+        vectors: np.ndarray = pooled_BD.float().cpu().numpy()
+        return vectors
+
+    def save(self, folder: Path) -> str:
+        """Write weights, settings and manifest into `folder`; return the revision."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+        (folder / "encoder.json").write_text(json.dumps(self._facts(), indent=1, sort_keys=True))
+        self.revision = write_manifest(folder)
+        return self.revision
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "backbone": self.backbone,
+            "weights": self.weights,
+            "dim": self.dim,
+            "pooling": "average",
+            "decoding": DECODING,
+            "mean": list(_MEAN),
+            "std": list(_STD),
+            **self.settings.to_json(),
+        }
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> ImageEncoder:
+        """Load what `save` wrote. Raises BundleError when a file is missing, changed or does not fit."""
+        revision = verify_manifest(folder)
+        try:
+            facts = json.loads((folder / "encoder.json").read_text())
+            weights = load_file(folder / "model.safetensors")
+        except FileNotFoundError as error:
+            raise BundleError(f"{error.filename}: missing; an image encoder holds it") from error
+        if facts["decoding"] != DECODING:
+            raise BundleError(
+                f"{folder.name}/encoder.json: found decoding {facts['decoding']}, this Aisle decodes by "
+                f"{DECODING}; train or import the encoder again"
+            )
+        model, _ = build_backbone(facts["backbone"])
+        encoder = cls(
+            model,
+            ImageSettings.from_json(facts),
+            backbone=facts["backbone"],
+            weights=facts["weights"],
+            revision=revision,
+        )
+        try:
+            encoder.model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise BundleError(f"{folder.name}/model.safetensors: does not fit: {error}") from error
+        encoder.model.to(device)
+        return encoder
+
+
+def normalise(pixels_BCHW: torch.Tensor) -> torch.Tensor:
+    """Float32 around 0 of uint8 pixels (or float ones, 0 to 255)."""
+    mean, std = (pixels_BCHW.new_tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (_MEAN, _STD))
+    return pixels_BCHW.float().mul(1 / (255 * std)).sub_(mean / std)
