@@ -1,0 +1,81 @@
+"""A batch of items to outcomes: one feature read, the encoders for what is not stored, one decision."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aisle.errors import ProductError
+from aisle.prediction import Prediction
+from service.errors import RequestError
+
+if TYPE_CHECKING:  # these import torch, which the process that only supervises workers does without
+    from aisle.classifier import Classifier, Embedded, Item, Stored
+    from service.features import FeatureReader
+
+Outcome = Prediction | ProductError | RequestError
+
+logger = logging.getLogger("aisle.service")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What a batch came to. `seconds` by stage: features, embed, decide; `started` by perf_counter."""
+
+    model: str
+    outcomes: Sequence[Outcome]
+    started: float
+    seconds: dict[str, float]
+
+
+class Engine:
+    """A classifier with the feature store beside it. `answer` is called by one thread at a time."""
+
+    def __init__(self, classifier: Classifier, features: FeatureReader, *, write_back: bool) -> None:
+        self.classifier = classifier
+        self.features = features
+        self.write_back = write_back
+
+    def answer(self, items: Sequence[Item]) -> Batch:
+        """One outcome an item, in order. Never raises because of an item: where the batch fails, each
+        item is tried alone, and only the one that fails again is answered with an error."""
+        started = time.perf_counter()
+        try:
+            outcomes, seconds = self._answer(items)
+        except Exception:
+            logger.exception("a batch of %d products failed; each is tried alone", len(items))
+            outcomes, seconds = [self._answer_alone(item) for item in items], {}
+        return Batch(model=self.classifier.version, outcomes=outcomes, started=started, seconds=seconds)
+
+    def close(self) -> None:
+        self.features.close()
+
+    def _answer(self, items: Sequence[Item]) -> tuple[list[Outcome], dict[str, float]]:
+        clock = [time.perf_counter()]
+        stored = self._read(items)
+        clock.append(time.perf_counter())
+        embedded = self.classifier.embed(items, stored)
+        clock.append(time.perf_counter())
+        outcomes: list[Outcome] = list(self.classifier.decide(embedded, [item.top_k for item in items]))
+        clock.append(time.perf_counter())
+        if self.write_back:
+            self._write_back(items, embedded)
+        stages = ("features", "embed", "decide")
+        return outcomes, {name: clock[i + 1] - clock[i] for i, name in enumerate(stages)}
+
+    def _answer_alone(self, item: Item) -> Outcome:
+        try:
+            return self._answer([item])[0][0]
+        except Exception as error:
+            found, wanted = f"a failure of the model ({type(error).__name__})", "an answer"
+            return RequestError(500, "model_failed", field="product", found=found, wanted=wanted)
+
+    def _read(self, items: Sequence[Item]) -> Sequence[Stored] | None:
+        ids = [item.product_id for item in items]
+        return self.features.read(ids) if any(ids) else None
+
+    def _write_back(self, items: Sequence[Item], embedded: Embedded) -> None:
+        self.features.write_back(items, embedded)

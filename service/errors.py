@@ -1,0 +1,59 @@
+"""The one JSON shape of everything that goes wrong: {"error": {reason, field, found, wanted, message}}."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from aisle.errors import AisleError, ProductError
+
+RETRY_AFTER_S = 1  # a batch or a few: a client that comes back then meets another queue
+
+
+class RequestError(AisleError):
+    """A request that is not answered. `status` is HTTP's; `reason` is a short constant for metrics."""
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        *,
+        field: str,
+        found: str,
+        wanted: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(f"{field}: found {found}, wanted {wanted}")
+        self.status = status
+        self.reason = reason
+        self.field = field
+        self.found = found
+        self.wanted = wanted
+        self.headers = dict(headers or {})
+
+
+def overloaded(reason: str, *, found: str, wanted: str) -> RequestError:
+    """A product that was shed; the same request may be answered a little later."""
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    return RequestError(503, reason, field="request", found=found, wanted=wanted, headers=headers)
+
+
+def error_object(fault: RequestError | ProductError) -> dict[str, str]:
+    return {
+        "reason": fault.reason,
+        "field": fault.field,
+        "found": fault.found,
+        "wanted": fault.wanted,
+        "message": str(fault),
+    }
+
+
+def error_response(error: RequestError) -> Response:
+    return json_response({"error": error_object(error)}, error.status, error.headers)
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(to_json(content), status, headers, media_type="application/json")

@@ -1,0 +1,153 @@
+"""EdgeGuard: what the world may ask of the server, decided before anything else sees the request.
+
+It stands outside BentoML's own middlewares, because those make a metric series of every path they
+see, routed or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import RequestError, error_response
+
+_LINGER_S = 2.0  # how long a refused body is read on, so that its sender sees the answer and no reset
+
+
+class EdgeGuard:
+    """ASGI: unknown paths answer 404, other methods 405, bodies over the limit 413, slow ones 408.
+
+    `methods` maps each allowed path to its methods. A body is read here, whole: what is behind the
+    guard never waits for a client. `on_refusal` is told the reason of each refusal.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        methods: Mapping[str, Sequence[str]],
+        max_body_bytes: int,
+        body_timeout_s: float,
+        on_refusal: Callable[[str], None],
+    ) -> None:
+        self.app = app
+        self.methods = methods
+        self.max_body_bytes = max_body_bytes
+        self.body_timeout_s = body_timeout_s
+        self.on_refusal = on_refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        incoming = _Incoming(receive)
+        try:
+            self._check(scope)
+            body = await self._read_body(incoming)
+        except RequestError as error:
+            self.on_refusal(error.reason)
+            await _refuse(error, incoming, send)
+            return
+        if body is not None:
+            await self.app(scope, _replay(body, receive), send)
+
+    def _check(self, scope: Scope) -> None:
+        path, method = scope["path"], scope["method"]
+        allowed = self.methods.get(path)
+        if allowed is None:
+            known = ", ".join(self.methods)
+            raise RequestError(
+                404, "path_unknown", field="path", found=_short(path), wanted=f"one of {known}"
+            )
+        if method not in allowed:
+            verbs = ", ".join(allowed)
+            raise RequestError(
+                405,
+                "method_not_allowed",
+                field="method",
+                found=_short(method),
+                wanted=f"{verbs} for {path}",
+                headers={"Allow": verbs},
+            )
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > self.max_body_bytes:
+            raise self._too_large(f"a body of {int(declared):,} bytes")
+
+    async def _read_body(self, incoming: _Incoming) -> bytes | None:
+        """The whole body; None when the client went away before it was complete."""
+        chunks: list[bytes] = []
+        size_bytes = 0
+        try:
+            async with asyncio.timeout(self.body_timeout_s):
+                while not incoming.ended:
+                    chunks.append(await incoming.read())
+                    size_bytes += len(chunks[-1])
+                    if size_bytes > self.max_body_bytes:
+                        raise self._too_large(f"a body of more than {self.max_body_bytes:,} bytes")
+            return None if incoming.disconnected else b"".join(chunks)
+        except TimeoutError as error:
+            raise RequestError(
+                408,
+                "body_too_slow",
+                field="body",
+                found=f"{size_bytes:,} bytes after {self.body_timeout_s:g} s",
+                wanted=f"the whole body within {self.body_timeout_s:g} s",
+            ) from error
+
+    def _too_large(self, found: str) -> RequestError:
+        wanted = f"at most {self.max_body_bytes:,} bytes"
+        return RequestError(413, "body_too_large", field="body", found=found, wanted=wanted)
+
+
+class _Incoming:
+    """The body as it arrives."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.ended = False
+        self.disconnected = False
+
+    async def read(self) -> bytes:
+        message = await self._receive()
+        self.disconnected = message["type"] == "http.disconnect"
+        self.ended = self.disconnected or not message.get("more_body", False)
+        chunk: bytes = message.get("body", b"")
+        return chunk
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body once, then what the connection says (its end)."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
+
+
+async def _refuse(error: RequestError, incoming: _Incoming, send: Send) -> None:
+    """Answer, then read on for a moment: closing on unread bytes would reset the connection, and the
+    client would see that instead of the answer."""
+    response = error_response(error)
+    response.headers["Connection"] = "close"
+    start = {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+    await send(start)
+    await send({"type": "http.response.body", "body": response.body, "more_body": True})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            while not incoming.ended:
+                await incoming.read()
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")

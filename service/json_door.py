@@ -1,0 +1,131 @@
+"""POST /v1/classify: a JSON body to products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, from_json, to_json
+
+from aisle.errors import ProductError
+from aisle.product import Product
+from service.desk import Given
+from service.errors import RequestError
+from service.wire import MAX_PRODUCTS, MAX_TOP_K, ClassifyIn, Envelope, ProductIn
+
+_WANTED = {
+    "body": "an object with products",
+    "products": f"a list of 1 to {MAX_PRODUCTS} products",
+    "top_k": f"a whole number from 1 to {MAX_TOP_K}",
+    "product": "an object with product_id, title, description or image",
+    "image": "a string with the base64 of an image file",
+}
+_BASE64_WANTED = "base64 without line breaks and without a data: prefix"
+_JSON_NAMES = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
+
+
+def read_json(content_type: str, body: bytes) -> tuple[list[Given], int]:
+    """Products and top_k of a request. Raises RequestError for a fault of the envelope.
+
+    A well-formed body is read in one pass, base64 included; only one with a fault is read product by
+    product, so that the fault stays with its product.
+    """
+    _check_content_type(content_type)
+    try:
+        request = ClassifyIn.model_validate_json(body)
+    except ValidationError:
+        return _read_faulty(body)
+    return [_product_of(product) for product in request.products], request.top_k
+
+
+def _check_content_type(content_type: str) -> None:
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        found = repr(media_type[:60]) if media_type else "none"
+        raise RequestError(
+            415, "content_type", field="Content-Type", found=found, wanted="application/json for /v1/classify"
+        )
+
+
+def _read_faulty(body: bytes) -> tuple[list[Given], int]:
+    try:
+        data = from_json(body)
+    except ValueError as error:
+        found = "an empty body" if not body else f"broken JSON ({error})"
+        raise RequestError(400, "json_broken", field="body", found=found, wanted="one JSON object") from error
+    try:
+        envelope = Envelope.model_validate(data)
+    except ValidationError as error:
+        raise _envelope_error(error.errors(include_url=False)[0]) from error
+    return [_read_product(product) for product in envelope.products], envelope.top_k
+
+
+def _read_product(data: Any) -> Given:
+    try:
+        return _product_of(ProductIn.model_validate_json(to_json(data)))
+    except ValidationError as error:
+        return _product_error(error.errors(include_url=False)[0])
+
+
+def _product_of(given: ProductIn) -> Given:
+    try:
+        return Product(
+            product_id=given.product_id,
+            title=given.title or "",
+            description=given.description or "",
+            image=given.image,
+        )
+    except ProductError as error:
+        return error
+
+
+def _envelope_error(detail: ErrorDetails) -> RequestError:
+    field = _field(detail, "body")
+    if detail["type"] == "extra_forbidden":
+        return RequestError(
+            422, "field_unknown", field=field, found="an unknown field", wanted=_one_of(Envelope)
+        )
+    if detail["type"] == "missing":
+        return RequestError(422, "field_missing", field=field, found="nothing", wanted=_WANTED[field])
+    if detail["type"] in ("too_short", "too_long"):
+        found = f"{len(detail['input'])} products"
+        return RequestError(422, "product_count", field=field, found=found, wanted=_WANTED[field])
+    return RequestError(
+        422, "value_wrong", field=field, found=describe(detail["input"]), wanted=_WANTED[field]
+    )
+
+
+def _product_error(detail: ErrorDetails) -> ProductError:
+    field = _field(detail, "product")
+    if detail["type"] == "extra_forbidden":
+        wanted = _one_of(ProductIn)
+        return ProductError("field_unknown", field=field, found="an unknown field", wanted=wanted)
+    found = describe(detail["input"])
+    if detail["type"] == "bytes_invalid_encoding":
+        why = detail["msg"].rpartition(": ")[2].rstrip(".")
+        return ProductError("base64_broken", field=field, found=f"{found} ({why})", wanted=_BASE64_WANTED)
+    wanted = _WANTED.get(field, "a string")
+    return ProductError("value_wrong", field=field, found=found, wanted=wanted)
+
+
+def _field(detail: ErrorDetails, whole: str) -> str:
+    name = ".".join(str(part) for part in detail["loc"])
+    return _shortened(name) or whole
+
+
+def _one_of(model: type[ProductIn] | type[Envelope]) -> str:
+    return "one of " + ", ".join(model.model_fields)
+
+
+def describe(value: Any) -> str:
+    """A JSON value as an error shows it: its type, and the value itself where it is short."""
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return f"a string of {len(value):,} characters"
+    name = _JSON_NAMES[type(value)]
+    return name if isinstance(value, list | dict) else f"{name} ({_shortened(str(value).lower())})"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."

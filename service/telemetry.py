@@ -1,0 +1,114 @@
+"""The service's own metrics, right with many workers (prometheus_client's multiprocess mode).
+
+Made when a worker starts, never on import: the mode is chosen by the environment that BentoML gives
+its workers. Every label has few values: categories are bounded by the taxonomy, reasons and stages
+by the code, and no label is made from a request.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.multiprocess import mark_process_dead
+
+from aisle.prediction import Prediction
+from aisle.taxonomy import Taxonomy
+from service.engine import Batch
+
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+PRODUCTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+
+
+class Telemetry:
+    """Metrics of one worker, in `registry`; `max_batch` bounds the batch size buckets."""
+
+    def __init__(self, *, max_batch: int, registry: CollectorRegistry = REGISTRY) -> None:
+        sizes = [size for size in PRODUCTS if size < max_batch] + [max_batch]
+        self._stage = Histogram(
+            "aisle_stage_seconds",
+            "Time in a stage: parse and prepare once a request, wait once a product, the others once a batch",
+            ["stage"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._batch = Histogram(
+            "aisle_batch_products", "Products in a batch", buckets=sizes, registry=registry
+        )
+        self._depth = Gauge(
+            "aisle_queue_products",
+            "Products that wait for a batch",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._shed = Counter("aisle_shed_products", "Products shed, by why", ["reason"], registry=registry)
+        self._vectors = Counter(
+            "aisle_vectors", "Where embeddings came from", ["modality", "source"], registry=registry
+        )
+        self._predictions = Counter(
+            "aisle_predictions", "Predictions by category code", ["category", "accepted"], registry=registry
+        )
+        self._confidence = Histogram(
+            "aisle_confidence", "Confidence of predictions", buckets=CONFIDENCE, registry=registry
+        )
+        self._errors = Counter(
+            "aisle_errors", "Requests and products not answered, by reason", ["reason"], registry=registry
+        )
+        self._model = Gauge(
+            "aisle_model_info",
+            "1 for each classifier that a live worker serves",
+            ["model", "text_encoder", "image_encoder"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stage.labels(name).observe(time.perf_counter() - start)
+
+    def waited(self, seconds: float) -> None:
+        self._stage.labels("wait").observe(seconds)
+
+    def queued(self, products: int) -> None:
+        self._depth.set(products)
+
+    def shed(self, reason: str, products: int = 1) -> None:
+        self._shed.labels(reason).inc(products)
+
+    def error(self, reason: str) -> None:
+        self._errors.labels(reason).inc()
+
+    def batch(self, batch: Batch) -> None:
+        self._batch.observe(len(batch.outcomes))
+        for stage, seconds in batch.seconds.items():
+            self._stage.labels(stage).observe(seconds)
+        for outcome in batch.outcomes:
+            if isinstance(outcome, Prediction):
+                self._predictions.labels(outcome.category.code, str(outcome.accepted).lower()).inc()
+                self._confidence.observe(outcome.confidence)
+                self._vectors.labels("text", outcome.text_source.value).inc()
+                self._vectors.labels("image", outcome.image_source.value).inc()
+
+    def serving(self, model: str, text_encoder: str, image_encoder: str, taxonomy: Taxonomy) -> None:
+        """Name the model, and start every category at 0, so that a first prediction is seen as a rise."""
+        self._model.labels(model, text_encoder, image_encoder).set(1)
+        for code in taxonomy.codes:
+            for accepted in ("true", "false"):
+                self._predictions.labels(code, accepted)
+
+
+def forget_dead_workers(folder: Path) -> None:
+    """Remove the live gauges of workers that were killed: they would be summed for ever."""
+    for path in folder.glob("gauge_live*_*.db"):
+        pid = int(path.stem.rpartition("_")[2])
+        if not psutil.pid_exists(pid):
+            mark_process_dead(pid, str(folder))

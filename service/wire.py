@@ -1,0 +1,133 @@
+"""What travels over HTTP: the request and the answer, as OpenAPI shows them and as JSON carries them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from aisle.errors import ProductError
+from aisle.prediction import Candidate, Prediction
+from service.errors import RequestError, error_object
+
+MAX_PRODUCTS = 256
+MAX_TOP_K = 100
+DEFAULT_TOP_K = 5
+
+_GIF = "R0lGODlhAQABAIAAAP///wAAACH5BAAAAAAALAAAAAABAAEAAAICRAEAOw=="  # a whole picture of one white pixel
+
+
+class Strict(BaseModel):
+    """Unknown fields and lenient conversions are refused; base64 is decoded while JSON is parsed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, val_json_bytes="base64", frozen=True)
+
+
+TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K, description="how many candidates to answer with, best first")]
+
+
+class ProductIn(Strict):
+    """A product: any of its parts, at least one. What is not given is looked up by `product_id`."""
+
+    product_id: str | None = Field(None, description="key of stored embeddings", examples=["3804725264"])
+    title: str | None = Field(None, examples=["Carnet de voyage ligné, 150 pages"])
+    description: str | None = Field(None, examples=["<p>Couverture souple, papier ivoire.</p>"])
+    image: bytes | None = Field(
+        None,
+        description="a JPEG, PNG, WebP or GIF file of at most 10 MB, in base64",
+        examples=[_GIF],
+        json_schema_extra={"contentEncoding": "base64"},
+    )
+
+
+class ClassifyIn(Strict):
+    """1 to 256 products; the answer has one result each, in the same order."""
+
+    products: Annotated[list[ProductIn], Field(min_length=1, max_length=MAX_PRODUCTS)]
+    top_k: TopK = DEFAULT_TOP_K
+
+
+class Envelope(Strict):
+    """ClassifyIn with its products unread: what is checked before them."""
+
+    products: Annotated[list[Any], Field(min_length=1, max_length=MAX_PRODUCTS)]
+    top_k: TopK = DEFAULT_TOP_K
+
+
+class CategoryOut(Strict):
+    code: str
+    name: str
+
+
+class CandidateOut(CategoryOut):
+    probability: float = Field(ge=0, le=1, description="calibrated")
+
+
+class VectorsOut(Strict):
+    """Where each embedding came from: stored, computed or absent."""
+
+    text: str
+    image: str
+
+
+class PredictionOut(Strict):
+    product_id: str | None
+    category: CategoryOut
+    confidence: float = Field(ge=0, le=1, description="calibrated probability of the category")
+    accepted: bool = Field(description="confident enough to be filed without a person looking")
+    top: list[CandidateOut]
+    text_only: CandidateOut | None = Field(description="what the text says alone; null without text")
+    image_only: CandidateOut | None = Field(description="what the picture says alone; null without one")
+    vectors: VectorsOut
+
+
+class ErrorOut(Strict):
+    """`reason` is a constant for programs; `message` is for people."""
+
+    reason: str
+    field: str
+    found: str
+    wanted: str
+    message: str
+
+
+class FaultOut(Strict):
+    error: ErrorOut
+
+
+class ClassifyOut(Strict):
+    """One result a product, in the order of the request: a prediction, or what is wrong with it."""
+
+    model: str = Field(description="the classifier that answered")
+    results: list[PredictionOut | FaultOut]
+
+
+class RefusedOut(FaultOut):
+    """Nothing was answered. Where every product is bad, `results` says why, one by one."""
+
+    results: list[FaultOut] | None = None
+
+
+def result_object(
+    product_id: str | None, outcome: Prediction | ProductError | RequestError
+) -> dict[str, Any]:
+    """The PredictionOut or FaultOut of one product, as plain JSON values."""
+    if not isinstance(outcome, Prediction):
+        return {"error": error_object(outcome)}
+    return {
+        "product_id": product_id,
+        "category": {"code": outcome.category.code, "name": outcome.category.name},
+        "confidence": outcome.confidence,
+        "accepted": outcome.accepted,
+        "top": [_candidate(candidate) for candidate in outcome.top],
+        "text_only": _candidate(outcome.text_only),
+        "image_only": _candidate(outcome.image_only),
+        "vectors": {"text": outcome.text_source.value, "image": outcome.image_source.value},
+    }
+
+
+def _candidate(candidate: Candidate | None) -> dict[str, Any] | None:
+    if candidate is None:
+        return None
+    category = candidate.category
+    return {"code": category.code, "name": category.name, "probability": candidate.probability}

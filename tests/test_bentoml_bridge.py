@@ -1,0 +1,133 @@
+"""The names of BentoML that the bridge leans on, and that its dispatcher does what we say of it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import bentoml
+import pytest
+from _bentoml_impl.server.app import ServiceAppFactory
+from _bentoml_sdk import Service
+from bentoml._internal.marshal.dispatcher import CorkDispatcher, Optimizer
+
+from service.bentoml_bridge import BridgedService, Dispatcher, service_class
+from service.errors import RequestError
+
+MAX_BATCH = 8
+
+
+def test_bentoml_has_the_names_the_bridge_uses() -> None:
+    assert bentoml.__version__ == "1.4.39"
+    assert list(inspect.signature(Service.to_asgi).parameters) == ["self", "is_main"]
+    assert callable(Service.inject_config)
+    assert list(inspect.signature(ServiceAppFactory.batch_infer).parameters) == [
+        "self",
+        "name",
+        "input_args",
+        "input_kwargs",
+    ]
+    cork = CorkDispatcher(1_000, 4, fallback=lambda: None)
+    assert (cork.max_batch_size, cork.max_latency, len(cork._queue)) == (4, 1.0, 0)
+    assert len(cork.optimizer.o_stat) == 0
+    assert callable(cork.optimizer.trigger_refresh)
+    assert Optimizer.N_SKIPPED_SAMPLE == 2  # it trains on 2 + 6 single batches, then on 1, 2 and 3
+
+
+def make_service(max_latency_ms: int = 10_000) -> BridgedService:
+    quiet = {"enabled": False}  # BentoML's metrics are one set a process
+
+    @bentoml.service(name="doubler", service_class=service_class(lambda app: app), metrics=quiet)
+    class Doubler:
+        def __init__(self) -> None:
+            self.sizes: list[int] = []
+            self.gate = threading.Event()
+            self.gate.set()
+
+        @bentoml.api(batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=max_latency_ms)
+        def double(self, items: list[Any]) -> list[Any]:
+            self.gate.wait(5)
+            self.sizes.append(len(items))
+            return [2 * item for item in items]
+
+    service: BridgedService = Doubler
+    return service
+
+
+def in_worker(service: BridgedService, work: Callable[[Dispatcher, Any], Awaitable[None]]) -> None:
+    """Run `work` inside the service's app, as a worker would."""
+
+    async def run() -> None:
+        service.to_asgi()
+        factory = service.factory
+        factory._service_instance = service()
+        await work(Dispatcher(service, "double"), factory._service_instance)
+        for dispatcher in factory.dispatchers.values():
+            dispatcher.shutdown()
+
+    asyncio.run(run())
+
+
+def test_results_come_back_in_the_order_of_the_items() -> None:
+    async def work(dispatcher: Dispatcher, instance: Any) -> None:
+        assert await dispatcher.batch_infer(list(range(100))) == [2 * i for i in range(100)]
+        assert sum(instance.sizes) == 100
+        assert max(instance.sizes) <= MAX_BATCH
+
+    in_worker(make_service(), work)
+
+
+def test_a_warm_dispatcher_forms_full_batches_from_one_burst() -> None:
+    async def work(dispatcher: Dispatcher, instance: Any) -> None:
+        await dispatcher.warm(1)
+        assert instance.sizes[-4:] == [1, 2, 4, 8]
+        instance.sizes.clear()
+        assert await dispatcher.batch_infer([3] * 16) == [6] * 16
+        assert sum(instance.sizes) == 16
+
+    in_worker(make_service(), work)
+
+
+def test_the_depth_is_what_waits_for_a_batch() -> None:
+    async def work(dispatcher: Dispatcher, instance: Any) -> None:
+        await dispatcher.warm(1)
+        instance.gate.clear()
+        first = asyncio.ensure_future(dispatcher.batch_infer([1]))
+        await asyncio.sleep(0.05)
+        second = asyncio.ensure_future(dispatcher.batch_infer([1, 2, 3]))
+        await asyncio.sleep(0.05)
+        assert dispatcher.depth == 3
+        instance.gate.set()
+        assert await first == [2]
+        assert await second == [2, 4, 6]
+        assert dispatcher.depth == 0
+
+    in_worker(make_service(), work)
+
+
+def test_what_would_come_too_late_is_shed_as_a_503_that_says_when_to_retry() -> None:
+    async def work(dispatcher: Dispatcher, instance: Any) -> None:
+        await dispatcher.warm(1)
+        instance.gate.clear()
+        running = asyncio.ensure_future(dispatcher.batch_infer([1]))
+        await asyncio.sleep(0.05)
+        late = asyncio.ensure_future(dispatcher.batch_infer([2, 3]))
+        await asyncio.sleep(0.5)
+        instance.gate.set()
+        assert await running == [2]
+        for shed in await late:
+            assert isinstance(shed, RequestError)
+            assert (shed.status, shed.reason, shed.headers) == (503, "latency", {"Retry-After": "1"})
+
+    in_worker(make_service(max_latency_ms=200), work)
+
+
+def test_an_error_of_the_method_reaches_the_caller() -> None:
+    async def work(dispatcher: Dispatcher, instance: Any) -> None:
+        with pytest.raises(TypeError):
+            await dispatcher.batch_infer([None])
+
+    in_worker(make_service(), work)

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+from tiny_service import MODEL, TinyService, jpeg, tiny_classifier, vectors
+
+from aisle.product import Product
+from aisle.text import TextEncoder
+from service.errors import overloaded
+from service.openapi import specification
+from service.wire import MAX_PRODUCTS, ClassifyIn, ClassifyOut, RefusedOut
+
+IMAGE = base64.b64encode(jpeg()).decode()
+
+
+@pytest.fixture
+def service(tiny_text_encoder: TextEncoder) -> TinyService:
+    return TinyService(tiny_classifier(tiny_text_encoder))
+
+
+def test_an_answer_says_what_and_why(service: TinyService) -> None:
+    answer = service.classify([{"product_id": "7", "title": "blue notebook", "image": IMAGE}], top_k=2)
+    assert answer.status_code == 200
+    ClassifyOut.model_validate(answer.json())
+    [result] = answer.json()["results"]
+    assert answer.json()["model"] == MODEL
+    assert result["product_id"] == "7"
+    assert result["category"]["name"] in ("books", "games", "toys")
+    assert result["confidence"] == result["top"][0]["probability"]
+    assert len(result["top"]) == 2
+    assert result["vectors"] == {"text": "computed", "image": "computed"}
+
+
+def test_a_served_answer_is_the_classifiers_own(service: TinyService) -> None:
+    titles = ["blue notebook", "wooden train", "board game", "e"]
+    results = service.classify([{"title": title} for title in titles]).json()["results"]
+    for title, result in zip(titles, results, strict=True):
+        item = service.classifier.prepare(Product(title=title))
+        [offline] = service.classifier.predict([item])
+        assert result["category"]["code"] == offline.category.code
+        assert result["confidence"] == pytest.approx(offline.confidence, abs=1e-4)
+        assert result["text_only"]["probability"] == pytest.approx(offline.confidence, abs=1e-4)
+        assert result["image_only"] is None
+
+
+def test_a_known_id_alone_is_answered_from_stored_vectors(service: TinyService) -> None:
+    service.pantry.held["7"] = vectors(service.classifier)
+    [result] = service.classify([{"product_id": "7"}]).json()["results"]
+    assert result["vectors"] == {"text": "stored", "image": "stored"}
+
+
+def test_one_read_serves_a_whole_request(service: TinyService) -> None:
+    service.classify([{"product_id": "7", "title": "a"}, {"title": "b"}, {"product_id": "8", "title": "c"}])
+    assert service.pantry.reads == [["7", None, "8"]]
+
+
+def test_products_without_an_id_read_nothing(service: TinyService) -> None:
+    service.classify([{"title": "a"}])
+    assert service.pantry.reads == []
+
+
+def test_256_products_are_answered_in_order(service: TinyService) -> None:
+    products = [{"product_id": str(i), "title": "x" * (i % 7 + 1)} for i in range(MAX_PRODUCTS)]
+    answer = service.classify(products)
+    assert answer.status_code == 200
+    assert [result["product_id"] for result in answer.json()["results"]] == [
+        p["product_id"] for p in products
+    ]
+
+
+def test_null_is_the_same_as_nothing(service: TinyService) -> None:
+    given = {"product_id": None, "title": "a", "description": None, "image": None}
+    assert service.classify([given]).json() == service.classify([{"title": "a"}]).json()
+
+
+def test_an_upload_keeps_its_text_as_text(service: TinyService) -> None:
+    parts = {"title": "123", "product_id": "7", "top_k": "1"}
+    answer = service.client.post("/v1/classify/upload", data=parts, files={"image": ("a.jpg", jpeg())})
+    assert answer.status_code == 200
+    ClassifyOut.model_validate(answer.json())
+    same = service.classify([{"title": "123", "product_id": "7", "image": IMAGE}], top_k=1)
+    assert answer.json() == same.json()
+
+
+def test_an_upload_without_a_chosen_picture_is_text_alone(service: TinyService) -> None:
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="title"\r\n\r\nwooden train\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="image"; filename=""\r\n\r\n\r\n--x--\r\n'
+    )
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    answer = service.client.post("/v1/classify/upload", content=form, headers=headers)
+    assert answer.status_code == 200
+    assert answer.json()["results"][0]["vectors"] == {"text": "computed", "image": "absent"}
+
+
+def test_shed_products_are_told_apart_and_counted(service: TinyService) -> None:
+    shed = overloaded("latency", found="an answer would take longer than 1 s", wanted="a retry")
+    service.dispatch.shed["late"] = shed
+    some = service.classify([{"title": "late"}, {"title": "in time"}])
+    assert some.status_code == 200
+    assert some.json()["results"][0]["error"]["reason"] == "latency"
+    every = service.classify([{"title": "late"}])
+    assert (every.status_code, every.headers["retry-after"]) == (503, "1")
+    RefusedOut.model_validate(every.json())
+    assert service.sample("aisle_shed_products_total", reason="latency") == 2
+
+
+def test_a_full_queue_sheds_at_the_door(tiny_text_encoder: TextEncoder) -> None:
+    service = TinyService(tiny_classifier(tiny_text_encoder), max_queue=2)
+    answer = service.classify([{"title": "a"}] * 3)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json()["error"]["wanted"] == "at most 2 together"
+    assert service.sample("aisle_shed_products_total", reason="queue_full") == 3
+    assert service.classify([{"title": "a"}] * 2).status_code == 200
+    assert service.desk.admitted == 0
+
+
+def test_no_answer_in_time_is_a_504(tiny_text_encoder: TextEncoder) -> None:
+    service = TinyService(tiny_classifier(tiny_text_encoder), request_timeout_s=0.05)
+    service.dispatch.delay_s = 5
+    answer = service.classify([{"title": "a"}])
+    assert answer.status_code == 504
+    assert answer.json()["error"]["message"] == "request: found no answer after 0.05 s, wanted one in time"
+    assert service.desk.admitted == 0
+
+
+def test_a_defect_of_ours_is_a_500_in_the_same_shape(
+    service: TinyService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.dispatch, "batch_infer", None)
+    answer = service.classify([{"title": "a"}])
+    assert answer.status_code == 500
+    RefusedOut.model_validate(answer.json())
+    assert answer.json()["error"]["found"] == "a failure (TypeError)"
+    assert service.sample("aisle_errors_total", reason="internal") == 1
+
+
+def test_a_request_moves_the_metrics(service: TinyService) -> None:
+    service.classify([{"title": "a"}, {"title": "b"}, {}])
+    assert service.sample("aisle_batch_products_sum") == 2
+    assert service.sample("aisle_confidence_count") == 2
+    assert service.sample("aisle_vectors_total", modality="text", source="computed") == 2
+    assert service.sample("aisle_vectors_total", modality="image", source="absent") == 2
+    assert service.sample("aisle_errors_total", reason="product_empty") == 1
+    counts = {
+        s.labels["category"]: s.value
+        for m in service.registry.collect()
+        for s in m.samples
+        if s.name == "aisle_predictions_total"
+    }
+    assert sum(counts.values()) == 2
+    assert set(counts) <= {"10", "40", "50"}
+    for stage, count in {"parse": 1, "prepare": 1, "wait": 2, "embed": 1, "decide": 1}.items():
+        assert service.sample("aisle_stage_seconds_count", stage=stage) == count
+
+
+def test_the_openapi_page_has_examples_that_work(service: TinyService) -> None:
+    page = service.client.get("/openapi.json").json()
+    assert page == json.loads(json.dumps(specification()))
+    operation = page["paths"]["/v1/classify"]["post"]
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+    ClassifyIn.model_validate_json(json.dumps(example))
+    assert service.client.post("/v1/classify", json=example).status_code == 200
+    ClassifyOut.model_validate(operation["responses"]["200"]["content"]["application/json"]["example"])
+    RefusedOut.model_validate(operation["responses"]["422"]["content"]["application/json"]["example"])
+
+
+def test_every_reference_of_the_openapi_page_resolves() -> None:
+    page = json.dumps(specification())
+    names = {part.split('"')[0] for part in page.split("#/components/schemas/")[1:]}
+    assert names == set(specification()["components"]["schemas"]) & names
+    assert "ProductIn" in names

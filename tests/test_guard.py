@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
+
+from service.guard import EdgeGuard
+
+LIMIT_BYTES = 1_000
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = await Request(scope, receive).body()
+    await Response(body)(scope, receive, send)
+
+
+class Edge:
+    def __init__(self, body_timeout_s: float = 5) -> None:
+        self.refusals: list[str] = []
+        self.guard = EdgeGuard(
+            echo,
+            methods={"/echo": ("POST",), "/livez": ("GET", "HEAD")},
+            max_body_bytes=LIMIT_BYTES,
+            body_timeout_s=body_timeout_s,
+            on_refusal=self.refusals.append,
+        )
+        self.client = TestClient(self.guard)
+
+
+@pytest.fixture
+def edge() -> Edge:
+    return Edge()
+
+
+def test_an_allowed_request_arrives_whole(edge: Edge) -> None:
+    body = b"x" * LIMIT_BYTES
+    answer = edge.client.post("/echo", content=body)
+    assert (answer.status_code, answer.content, edge.refusals) == (200, body, [])
+
+
+@pytest.mark.parametrize("path", ["/", "/echo/", "/classify", "/docs.json", "/../etc/passwd", "/metrics/x"])
+def test_an_unknown_path_is_refused(edge: Edge, path: str) -> None:
+    answer = edge.client.get(path)
+    assert answer.status_code == 404
+    error = answer.json()["error"]
+    assert (error["reason"], error["field"]) == ("path_unknown", "path")
+    assert error["wanted"] == "one of /echo, /livez"
+    assert edge.refusals == ["path_unknown"]
+
+
+def test_another_method_is_refused_and_told_the_right_one(edge: Edge) -> None:
+    answer = edge.client.get("/echo")
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "POST"
+    assert answer.json()["error"]["message"] == "method: found 'GET', wanted POST for /echo"
+
+
+def test_a_declared_length_over_the_limit_is_refused_unread(edge: Edge) -> None:
+    answer = edge.client.post("/echo", content=b"x" * (LIMIT_BYTES + 1))
+    assert answer.status_code == 413
+    assert answer.json()["error"] == {
+        "reason": "body_too_large",
+        "field": "body",
+        "found": "a body of 1,001 bytes",
+        "wanted": "at most 1,000 bytes",
+        "message": "body: found a body of 1,001 bytes, wanted at most 1,000 bytes",
+    }
+
+
+def test_an_undeclared_length_is_counted_as_it_arrives(edge: Edge) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(11):
+            yield b"x" * 100
+
+    answer = edge.client.post("/echo", content=chunks())
+    assert answer.status_code == 413
+    assert answer.json()["error"]["found"] == "a body of more than 1,000 bytes"
+
+
+async def talk(guard: EdgeGuard, messages: list[Message]) -> list[Message]:
+    """What the guard sends to a client that sends `messages`, then nothing for ever."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop(0)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/echo", "headers": []}
+    await guard(scope, receive, send)
+    return sent
+
+
+def test_a_client_that_stops_sending_is_answered_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.guard._LINGER_S", 0.01)
+    edge = Edge(body_timeout_s=0.05)
+    sent = asyncio.run(talk(edge.guard, [{"type": "http.request", "body": b"abc", "more_body": True}]))
+    assert sent[0]["status"] == 408
+    assert b"3 bytes after 0.05 s" in sent[1]["body"]
+    assert edge.refusals == ["body_too_slow"]
+
+
+def test_a_client_that_goes_away_is_not_answered(edge: Edge) -> None:
+    gone = [{"type": "http.request", "body": b"a", "more_body": True}, {"type": "http.disconnect"}]
+    assert asyncio.run(talk(edge.guard, gone)) == []
+
+
+def test_a_websocket_is_closed(edge: Edge) -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        raise AssertionError("nothing is read")
+
+    asyncio.run(edge.guard({"type": "websocket", "path": "/echo"}, receive, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}]

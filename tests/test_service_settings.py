@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aisle.errors import SettingError
+from service.settings import Settings, describe
+
+
+def test_defaults_are_what_the_table_says() -> None:
+    defaults = {name: default for name, default, _ in describe()}
+    assert Settings.from_environment(defaults) == Settings.from_environment({})
+    assert Settings.from_environment({}).max_batch == 32
+
+
+def test_a_variable_is_read() -> None:
+    settings = Settings.from_environment({"AISLE_HOME": "/srv/shop", "AISLE_WRITE_BACK": "no"})
+    assert settings.home == Path("/srv/shop")
+    assert settings.write_back is False
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "AISLE_MAX_BATCH",
+            "1",
+            "AISLE_MAX_BATCH: found '1', wanted a whole number from 2 to 1,024",
+        ),
+        (
+            "AISLE_WORKERS",
+            "many",
+            "AISLE_WORKERS: found 'many', wanted a whole number from 1 to 64",
+        ),
+        ("AISLE_MAX_LATENCY_S", "nan", "AISLE_MAX_LATENCY_S: found 'nan', wanted seconds from 0.05 to 300"),
+        ("AISLE_DEVICE", "tpu", "AISLE_DEVICE: found 'tpu', wanted auto or cpu or cuda"),
+        ("AISLE_MODEL", "latest", "AISLE_MODEL: found 'latest', wanted name:version"),
+        (
+            "AISLE_REDIS_URL",
+            "localhost:6379",
+            "AISLE_REDIS_URL: found 'localhost:6379', wanted a URL",
+        ),
+        ("AISLE_WRITE_BACK", "maybe", "AISLE_WRITE_BACK: found 'maybe', wanted 1 or 0"),
+        ("AISLE_HOME", " ", "AISLE_HOME: found ' ', wanted a folder"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_name_and_what_is_wanted(name: str, value: str, message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Settings.from_environment({name: value})
+    assert str(caught.value).startswith(message)

@@ -1,0 +1,141 @@
+"""A real classifier of toy size behind the real doors, in this process, without BentoML around it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from prometheus_client import CollectorRegistry
+from starlette.testclient import TestClient
+
+from aisle.backbone import build_backbone
+from aisle.bundle import Bundle, EncoderRef
+from aisle.calibration import PATTERNS, Calibration, PatternCalibration
+from aisle.classifier import Classifier, Embedded, Item, Stored
+from aisle.fusion import FusionSettings, build_fusion
+from aisle.image import ImageEncoder, ImageSettings
+from aisle.taxonomy import Taxonomy
+from aisle.text import TextEncoder
+from service.desk import Answer, Desk
+from service.doors import METHODS, Doors
+from service.engine import Engine
+from service.errors import RequestError
+from service.guard import EdgeGuard
+from service.telemetry import Telemetry
+
+MODEL = "aisle-classifier:tiny"
+MAX_BODY_BYTES = 8 * 2**20
+
+
+def jpeg(colour: str = "red", side: int = 40) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(file, "JPEG")
+    return file.getvalue()
+
+
+def tiny_classifier(text_encoder: TextEncoder) -> Classifier:
+    """Random weights: its answers mean nothing, and are the same each time."""
+    torch.manual_seed(1)
+    model, _ = build_backbone("mobilenet_v3_small")
+    image_encoder = ImageEncoder(
+        model, ImageSettings(size=32), backbone="mobilenet_v3_small", weights="catalogue", revision="bbbbbbbb"
+    )
+    text, image = text_encoder.dim, image_encoder.dim
+    settings = FusionSettings(variant="concat", text_dim=text, image_dim=image, hidden_dim=8, classes=3)
+    pattern = PatternCalibration(temperature=1.5, threshold=0.3)
+    bundle = Bundle(
+        fusion=build_fusion(settings),
+        taxonomy=Taxonomy.from_codes(["10", "40", "50"], {"10": "books", "40": "games", "50": "toys"}),
+        calibration=Calibration(target_error=0.05, delta=0.05, patterns=dict.fromkeys(PATTERNS, pattern)),
+        text_encoder=EncoderRef(revision=text_encoder.revision, dim=text),
+        image_encoder=EncoderRef(revision="bbbbbbbb", dim=image),
+        reference={},
+    )
+    return Classifier(bundle, text_encoder, image_encoder, version=MODEL)
+
+
+class Pantry:
+    """A feature store in memory, with the two methods the engine uses."""
+
+    def __init__(self, held: dict[str, Stored] | None = None) -> None:
+        self.held = held or {}
+        self.reads: list[list[str | None]] = []
+        self.written: list[tuple[Sequence[Item], Embedded]] = []
+
+    def read(self, product_ids: Sequence[str | None]) -> list[Stored]:
+        self.reads.append(list(product_ids))
+        return [self.held.get(product_id or "", Stored()) for product_id in product_ids]
+
+    def write_back(self, items: Sequence[Item], embedded: Embedded) -> None:
+        self.written.append((items, embedded))
+
+    def close(self) -> None:
+        pass
+
+
+class OneBatch:
+    """A queue that answers each request as one batch, or sheds what it is told to."""
+
+    def __init__(self, engine: Engine, telemetry: Telemetry) -> None:
+        self.engine = engine
+        self.telemetry = telemetry
+        self.depth = 0
+        self.delay_s = 0.0
+        self.shed: dict[str, RequestError] = {}  # by text of the item
+
+    async def batch_infer(self, items: Sequence[Item]) -> list[Answer | RequestError]:
+        await asyncio.sleep(self.delay_s)
+        batch = self.engine.answer(items)
+        self.telemetry.batch(batch)
+        answers = [Answer(outcome=o, model=batch.model, started=batch.started) for o in batch.outcomes]
+        return [self.shed.get(item.text or "", a) for item, a in zip(items, answers, strict=True)]
+
+
+class TinyService:
+    def __init__(
+        self, classifier: Classifier, *, max_queue: int = 512, request_timeout_s: float = 30
+    ) -> None:
+        self.classifier = classifier
+        self.registry = CollectorRegistry()
+        self.pantry = Pantry()
+        telemetry = Telemetry(max_batch=32, registry=self.registry)
+        self.engine = Engine(classifier, self.pantry, write_back=True)
+        self.dispatch = OneBatch(self.engine, telemetry)
+        self.desk = Desk(
+            model=MODEL,
+            prepare=classifier.prepare,
+            dispatch=self.dispatch,
+            telemetry=telemetry,
+            decode_threads=2,
+            max_queue=max_queue,
+            request_timeout_s=request_timeout_s,
+        )
+        guard = EdgeGuard(
+            Doors(lambda: self.desk).app(),
+            methods=METHODS,
+            max_body_bytes=MAX_BODY_BYTES,
+            body_timeout_s=5,
+            on_refusal=telemetry.error,
+        )
+        self.client = TestClient(guard, raise_server_exceptions=False)
+
+    def classify(self, products: Any, **envelope: Any) -> Any:
+        return self.client.post("/v1/classify", json={"products": products, **envelope})
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, labels)
+
+
+def vectors(classifier: Classifier) -> Stored:
+    """What the feature store would hold for a product with both parts."""
+    return Stored(
+        text_vector_D=np.full(classifier.text_encoder.dim, 0.1, dtype=np.float32),
+        text_hash="0" * 16,
+        image_vector_E=np.full(classifier.image_encoder.dim, 0.1, dtype=np.float32),
+        image_hash="0" * 16,
+    )
