@@ -1,0 +1,110 @@
+"""Labelled pictures for training: decoded on demand in threads, kept while they fit in memory.
+
+Shapes: N pictures, B of them a batch, K of a batch that can be read, H = W = size, C 3 colours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from aisle.errors import CatalogError, ProductError
+from aisle.image import ImageSettings, decode_image, image_hash
+
+CACHE_BYTES = 2 * 2**30
+
+
+class Pictures(Dataset[np.ndarray | None]):
+    """Pictures by position: uint8 [size, size, 3], or None where a picture cannot be read.
+
+    `sources` are paths, encoded bytes, or decoded pixels as uint8 [N, size, size, 3]. Decoded pixels
+    are kept when all of them fit into `cache_bytes`, else each is decoded again when it is asked for.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Path | bytes] | np.ndarray,
+        label_N: np.ndarray,
+        settings: ImageSettings,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        if len(sources) != len(label_N):
+            raise CatalogError(f"pictures: found {len(sources)} with {len(label_N)} labels, wanted one each")
+        self.sources = sources
+        self.label_N = np.asarray(label_N, dtype=np.int64)
+        self.settings = settings
+        self._kept: list[np.ndarray | None] | None = None
+        self._unreadable: set[int] = set()
+        if len(sources) * settings.size**2 * 3 <= cache_bytes:
+            self._kept = [None] * len(sources)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def unreadable(self) -> int:
+        """How many of the pictures asked for so far could not be read."""
+        return len(self._unreadable)
+
+    def __getitem__(self, position: int) -> np.ndarray | None:
+        source = self.sources[position]
+        if isinstance(source, np.ndarray):
+            return source
+        if position in self._unreadable:
+            return None
+        kept = self._kept[position] if self._kept is not None else None
+        if kept is not None:
+            return kept
+        try:
+            data = source if isinstance(source, bytes) else source.read_bytes()
+            pixels_HWC = decode_image(data, self.settings)
+        except (ProductError, OSError):
+            self._unreadable.add(position)
+            return None
+        if self._kept is not None:
+            self._kept[position] = pixels_HWC
+        return pixels_HWC
+
+    def batches(
+        self, order: np.ndarray, batch_size: int, pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Uint8 pixels [K, C, H, W] and labels [K] of `order`, `batch_size` positions at a time.
+
+        The next batch is decoded in `pool` while the caller works on this one. A batch without any
+        readable picture is left out.
+        """
+        chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        waiting = self._submit(chunks[0], pool) if chunks else []
+        for i, positions in enumerate(chunks):
+            coming = self._submit(chunks[i + 1], pool) if i + 1 < len(chunks) else []
+            labelled = zip(waiting, self.label_N[positions], strict=True)
+            decoded = [(future.result(), label) for future, label in labelled]
+            waiting = coming
+            read = [(pixels, label) for pixels, label in decoded if pixels is not None]
+            if read:
+                pixels_KHWC = torch.from_numpy(np.stack([pixels for pixels, _ in read]))
+                yield pixels_KHWC.permute(0, 3, 1, 2), torch.tensor([label for _, label in read])
+
+    def _submit(self, positions: np.ndarray, pool: ThreadPoolExecutor) -> list[Future[np.ndarray | None]]:
+        return [pool.submit(self.__getitem__, int(at)) for at in positions]
+
+    def fingerprint(self) -> str:
+        """Hex sha256 over sources and labels: which pictures these are (paths by name, not content)."""
+        digest = hashlib.sha256(repr((self.settings, len(self))).encode())
+        for source in self.sources:
+            digest.update(_name_of(source).encode() + b"\n")
+        digest.update(self.label_N.tobytes())
+        return digest.hexdigest()
+
+
+def _name_of(source: Path | bytes | np.ndarray) -> str:
+    if isinstance(source, Path):
+        return str(source)
+    return image_hash(source if isinstance(source, bytes) else source.tobytes())
