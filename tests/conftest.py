@@ -9,6 +9,8 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from aisle.backbone import build_backbone
+from aisle.image import ImageEncoder, ImageSettings
 from aisle.text import TextEncoder, TextSettings
 
 
@@ -39,4 +41,14 @@ def tiny_text_encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
     )
     encoder = TextEncoder(BertModel(config), tokenizer, TextSettings(), name="tiny-bert")
     encoder.save(tmp_path_factory.mktemp("tiny-text-encoder"))
+    return encoder
+
+
+@pytest.fixture(scope="session")
+def tiny_image_encoder(tmp_path_factory: pytest.TempPathFactory) -> ImageEncoder:
+    """An untrained MobileNetV3-Small that sees 32 pixels a side."""
+    torch.manual_seed(0)
+    model, _ = build_backbone("mobilenet_v3_small")
+    encoder = ImageEncoder(model, ImageSettings(size=32), backbone="mobilenet_v3_small", weights="catalogue")
+    encoder.save(tmp_path_factory.mktemp("tiny-image-encoder"))
     return encoder

@@ -46,13 +46,11 @@ def evaluate(classifier: Classifier, vectors: Vectors) -> dict[str, Any]:
     confidence_N = np.array([p.confidence for p in predictions])
     accepted_N = np.array([p.accepted for p in predictions])
     probabilities_PNC = classifier.probabilities(embedded)
-    rows = np.arange(len(vectors))
-    probabilities_NC = probabilities_PNC[pattern_index(vectors.present_N2), rows]
     correct_N = answer_N == vectors.label_N
     return {
         "products": len(vectors),
         "left_out": left_out,
-        "fused": _scores(vectors.label_N, answer_N, probabilities_NC),
+        "fused": _scores(vectors.label_N, answer_N, present_probabilities(classifier, vectors)),
         "text": _alone(vectors, probabilities_PNC[1], column=0),
         "image": _alone(vectors, probabilities_PNC[2], column=1),
         "ece": expected_calibration_error(confidence_N, correct_N),
@@ -61,6 +59,13 @@ def evaluate(classifier: Classifier, vectors: Vectors) -> dict[str, Any]:
         "target_error": classifier.bundle.calibration.target_error,
         "per_class": _per_class(classifier, vectors.label_N, answer_N),
     }
+
+
+def present_probabilities(classifier: Classifier, vectors: Vectors) -> np.ndarray:
+    """Calibrated probabilities [N, C] of products with the modalities they have (at least one)."""
+    probabilities_PNC = classifier.probabilities(embedded_of(vectors))
+    chosen: np.ndarray = probabilities_PNC[pattern_index(vectors.present_N2), np.arange(len(vectors))]
+    return chosen
 
 
 def _prediction(answer: object) -> Prediction:
