@@ -36,6 +36,8 @@ def serve(
         raise typer.BadParameter(str(error)) from error
     environ.setdefault("BENTOML_HOME", str(settings.home.absolute() / "bentoml"))
     Path(environ["BENTOML_HOME"]).mkdir(parents=True, exist_ok=True)
+    os.environ.update(environ)
+    check_model(settings.model)
     command = [
         sys.executable,
         "-m",
@@ -50,6 +52,18 @@ def serve(
     command += ["--timeout-graceful-shutdown", str(settings.stop_timeout_s)]
     sys.stdout.flush()
     os.execve(sys.executable, command, environ)  # signals then reach BentoML's supervisor itself
+
+
+def check_model(tag: str) -> None:
+    """End here, with one line, where the model store does not know `tag`. (Workers verify it whole; the
+    supervisor would start one that fails again and again.)"""
+    import bentoml  # reads BENTOML_HOME when it is imported
+
+    name = tag.partition(":")[0]
+    held = [str(model.tag) for model in bentoml.models.list() if model.tag.name == name]
+    if tag not in held and not (tag.endswith(":latest") and held):
+        wanted = ", ".join(held) or f"a model in {os.environ['BENTOML_HOME']}: python -m training fit"
+        raise typer.BadParameter(f"AISLE_MODEL: found {tag!r}, wanted {wanted}")
 
 
 @cli.command()

@@ -1,0 +1,96 @@
+"""A real server: `python -m service serve` in its own process, on a free port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).parents[1]
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 40.0
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class LiveServer:
+    """Serves the shop in `home`. Its log is `home`/server.log."""
+
+    def __init__(self, home: Path, *, workers: int = 1, **settings: str) -> None:
+        self.port = free_port()
+        self.log = home / "server.log"
+        environ = {
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("AISLE_", "PROMETHEUS_"))
+            },
+            "AISLE_HOME": str(home),
+            "BENTOML_HOME": str(home / "bentoml"),
+            **settings,
+        }
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "service",
+                    "serve",
+                    "--port",
+                    str(self.port),
+                    "--workers",
+                    str(workers),
+                ],
+                cwd=ROOT,
+                env=environ,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client = httpx.Client(base_url=self.url, timeout=60)
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/readyz", timeout=START_TIMEOUT_S).status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.1)
+        self.stop()
+        raise AssertionError(f"the server is not ready; its log ends: {self.log.read_text()[-3_000:]}")
+
+    def classify(self, products: list[dict[str, Any]], **envelope: Any) -> httpx.Response:
+        """Each call makes its own connection, so that any worker may get it."""
+        return httpx.post(f"{self.url}/v1/classify", json={"products": products, **envelope}, timeout=60)
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of /metrics, by its line without the value."""
+        lines = httpx.get(f"{self.url}/metrics", timeout=60).text.splitlines()
+        samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
+    def stop(self) -> int:
+        """SIGTERM, as an orchestrator does; the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_TIMEOUT_S)
+        finally:
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.client.close()

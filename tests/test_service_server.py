@@ -1,0 +1,110 @@
+"""A real `bentoml serve` with two workers, on a small real classifier and its published features."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from live_server import LiveServer
+from tiny_service import jpeg
+
+from service.wire import ClassifyOut, RefusedOut
+
+IMAGE = base64.b64encode(jpeg()).decode()
+
+
+@pytest.fixture(scope="module")
+def server(tiny_home: Path) -> Iterator[LiveServer]:
+    server = LiveServer(tiny_home, workers=2, AISLE_MAX_BATCH="8")
+    yield server
+    server.stop()
+
+
+def test_probes_answer(server: LiveServer) -> None:
+    assert server.client.get("/livez").status_code == 200
+    assert server.client.get("/readyz").status_code == 200
+    assert server.client.get("/openapi.json").json()["openapi"] == "3.1.0"
+
+
+def test_products_are_classified(server: LiveServer) -> None:
+    answer = server.classify([{"title": "blue notebook"}, {"title": "wooden train", "image": IMAGE}, {}])
+    assert answer.status_code == 200
+    ClassifyOut.model_validate(answer.json())
+    text_alone, both, bad = answer.json()["results"]
+    assert text_alone["vectors"] == {"text": "computed", "image": "absent"}
+    assert both["vectors"] == {"text": "computed", "image": "computed"}
+    assert bad["error"]["reason"] == "product_empty"
+
+
+def test_counts_are_the_sum_of_both_workers(server: LiveServer) -> None:
+    name = "aisle_batch_products_sum"
+    before = server.metrics()[name]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda i: server.classify([{"title": f"notebook {i}"}] * 3), range(40)))
+    assert [answer.status_code for answer in answers] == [200] * 40
+    assert {server.metrics()[name] for _ in range(10)} == {before + 120}  # whichever worker is asked
+    after = server.metrics()
+    batches = after['aisle_stage_seconds_count{stage="embed"}']
+    assert after["aisle_batch_products_count"] == batches
+    assert after["aisle_queue_products"] == 0
+
+
+def test_the_served_model_is_one_series(server: LiveServer) -> None:
+    served = [name for name in server.metrics() if name.startswith("aisle_model_info")]
+    assert len(served) == 1
+    model = server.classify([{"title": "a"}]).json()["model"]
+    assert f'model="{model}"' in served[0]
+
+
+def test_scanned_paths_make_no_series(server: LiveServer) -> None:
+    before = set(server.metrics())
+    paths = [
+        f"/{word}{i}" for i in range(10) for word in ("wp-admin", "classify", "v1/", ".env", "docs.json")
+    ]
+    for path in paths:
+        assert server.client.get(path).status_code == 404
+    new = set(server.metrics()) - before
+    assert new <= {'aisle_errors_total{reason="path_unknown"}'}
+
+
+def test_bentomls_own_route_of_the_batch_method_is_closed(server: LiveServer) -> None:
+    answer = server.client.post("/classify", json={"items": [1]})
+    assert answer.status_code == 404
+    RefusedOut.model_validate(answer.json())
+
+
+def test_a_body_over_the_limit_is_answered_not_reset(tiny_home: Path, server: LiveServer) -> None:
+    answer = server.client.post("/v1/classify", content=b"x" * (64 * 2**20 + 1))
+    assert answer.status_code == 413
+    assert answer.json()["error"]["wanted"] == "at most 67,108,864 bytes"
+
+
+def test_256_products_with_pictures_are_answered(server: LiveServer) -> None:
+    answer = server.classify([{"title": f"train {i}", "image": IMAGE} for i in range(256)])
+    assert answer.status_code == 200
+    assert all("category" in result for result in answer.json()["results"])
+
+
+def test_a_stopped_server_answers_what_it_has_taken(tiny_home: Path, server: LiveServer) -> None:
+    # The last test of `server`: it stops it.
+    products = [{"title": "wooden train " * 20, "image": IMAGE}] * 256
+
+    def ask(_: int) -> httpx.Response:
+        return server.classify(products)
+
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(ask, i) for i in range(4)]
+        in_flight = 'bentoml_service_request_in_progress{endpoint="/v1/classify"'
+        deadline = time.monotonic() + 10
+        while sum(v for name, v in server.metrics().items() if name.startswith(in_flight)) < 4:
+            assert time.monotonic() < deadline, "the four requests were never in flight together"
+        start = time.monotonic()
+        status = server.stop()
+        assert [future.result().status_code for future in asked] == [200] * 4
+    assert status == 0
+    assert time.monotonic() - start < 20

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from aisle.prediction import Candidate, Prediction, Source
+from aisle.taxonomy import Category, Taxonomy
+from service.engine import Batch
+from service.telemetry import Telemetry, forget_dead_workers
+
+BOOKS = Category(code="10", name="books")
+
+
+def prediction(confidence: float) -> Prediction:
+    return Prediction(
+        category=BOOKS,
+        confidence=confidence,
+        accepted=confidence > 0.5,
+        top=(Candidate(category=BOOKS, probability=confidence),),
+        text_only=None,
+        image_only=None,
+        text_source=Source.STORED,
+        image_source=Source.ABSENT,
+    )
+
+
+def test_a_batch_is_counted() -> None:
+    registry = CollectorRegistry()
+    telemetry = Telemetry(max_batch=32, registry=registry)
+    outcomes = [prediction(0.9), prediction(0.3), prediction(0.7)]
+    telemetry.batch(Batch(model="m", outcomes=outcomes, started=0.0, seconds={"embed": 0.004}))
+    read = registry.get_sample_value
+    assert read("aisle_batch_products_bucket", {"le": "2.0"}) == 0
+    assert read("aisle_batch_products_bucket", {"le": "4.0"}) == 1
+    assert read("aisle_predictions_total", {"category": "10", "accepted": "true"}) == 2
+    assert read("aisle_predictions_total", {"category": "10", "accepted": "false"}) == 1
+    assert read("aisle_vectors_total", {"modality": "text", "source": "stored"}) == 3
+    assert read("aisle_confidence_bucket", {"le": "0.7"}) == 2
+    assert read("aisle_stage_seconds_bucket", {"stage": "embed", "le": "0.002"}) == 0
+    assert read("aisle_stage_seconds_bucket", {"stage": "embed", "le": "0.005"}) == 1
+
+
+def test_batch_buckets_end_at_the_largest_batch() -> None:
+    registry = CollectorRegistry()
+    Telemetry(max_batch=24, registry=registry)
+    buckets = [
+        s.labels["le"]
+        for m in registry.collect()
+        for s in m.samples
+        if s.name == "aisle_batch_products_bucket"
+    ]
+    assert buckets == ["1.0", "2.0", "4.0", "8.0", "16.0", "24.0", "+Inf"]
+
+
+def test_every_category_starts_at_zero() -> None:
+    registry = CollectorRegistry()
+    telemetry = Telemetry(max_batch=32, registry=registry)
+    telemetry.serving("m", "aaaaaaaa", "bbbbbbbb", Taxonomy([BOOKS, Category(code="40", name="games")]))
+    assert registry.get_sample_value("aisle_predictions_total", {"category": "40", "accepted": "true"}) == 0
+    model = {"model": "m", "text_encoder": "aaaaaaaa", "image_encoder": "bbbbbbbb"}
+    assert registry.get_sample_value("aisle_model_info", model) == 1
+
+
+def test_gauges_of_killed_workers_are_forgotten(tmp_path: Path) -> None:
+    died = subprocess.Popen([sys.executable, "-c", ""])
+    died.wait()
+    mine, theirs = (tmp_path / f"gauge_livesum_{pid}.db" for pid in (os.getpid(), died.pid))
+    counter = tmp_path / f"counter_{died.pid}.db"
+    for path in (mine, theirs, counter):
+        path.write_bytes(b"")
+    forget_dead_workers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([mine, counter])  # what a dead worker counted, stays counted
