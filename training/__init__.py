@@ -1,0 +1,1 @@
+"""The training room: from a catalogue to a registered classifier."""
