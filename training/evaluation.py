@@ -38,7 +38,7 @@ def evaluate(classifier: Classifier, vectors: Vectors) -> dict[str, Any]:
     known = vectors.present_N2.any(axis=1)
     if not known.any():
         raise AisleError("evaluation: found no test product with a vector, wanted 1 or more")
-    vectors, left_out = vectors.rows(known), int((~known).sum())
+    vectors, left_out = vectors.rows(np.flatnonzero(known)), int((~known).sum())
     embedded = embedded_of(vectors)
     predictions = [_prediction(p) for p in classifier.decide(embedded)]
     codes = classifier.taxonomy

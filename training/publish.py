@@ -1,0 +1,116 @@
+"""Fills the online store from the shards, and reads it back.
+
+A rerun writes only what Redis does not hold yet under the same source hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from feast import FeatureStore
+
+from aisle.errors import FeatureStoreError
+from aisle.features import JOIN_KEY, ViewSpec
+from training.embeddings import INDEX, shard_path
+from training.progress import progress
+
+WRITE_ROWS = 1_000
+SAMPLE_ROWS = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishReport:
+    """What one run did to one view."""
+
+    view: str
+    products: int
+    written: int
+    compared: int
+
+
+def publish_view(store: FeatureStore, spec: ViewSpec, features: Path) -> PublishReport:
+    """Write the newest vector of every product, then verify: all products are there under their hash,
+    and a random sample is equal to the byte. Raises FeatureStoreError naming what is not."""
+    newest = newest_rows(spec, features)
+    held = read_hashes(store, spec, newest.product_id.tolist())
+    todo = newest[[held.get(i) != h for i, h in zip(newest.product_id, newest.source_hash, strict=True)]]
+    with progress() as bar:
+        task = bar.add_task(f"publish {spec.modality}", total=len(todo))
+        for frame in _frames(todo, spec, features):
+            store.write_to_online_store(spec.embedding_view, df=frame)
+            bar.advance(task, len(frame))
+    _verify_hashes(store, spec, newest)
+    compared = _verify_bytes(store, spec, newest, features)
+    return PublishReport(view=spec.embedding_view, products=len(newest), written=len(todo), compared=compared)
+
+
+def newest_rows(spec: ViewSpec, features: Path) -> pd.DataFrame:
+    """The index's last row of each product: product_id, shard, row, source_hash, event_timestamp."""
+    index = pq.read_table(spec.folder(features) / INDEX).to_pandas()
+    return index.drop_duplicates("product_id", keep="last").reset_index(drop=True)
+
+
+def read_hashes(store: FeatureStore, spec: ViewSpec, product_ids: Sequence[str]) -> dict[str, str]:
+    """Source hashes that Redis holds now, by product id."""
+    held: dict[str, str] = {}
+    for start in range(0, len(product_ids), WRITE_ROWS):
+        chunk = list(product_ids[start : start + WRITE_ROWS])
+        rows = _online_values(store, f"{spec.embedding_view}:source_hash", chunk)
+        # A missing product comes back PRESENT with an empty value: only WhichOneof tells.
+        held |= {
+            product_id: value.string_val
+            for product_id, value in zip(chunk, rows, strict=True)
+            if value.WhichOneof("val") == "string_val"
+        }
+    return held
+
+
+def _online_values(store: FeatureStore, feature: str, product_ids: list[str]) -> list:
+    response = store.get_online_features(
+        features=[feature], entity_rows=[{JOIN_KEY: product_id} for product_id in product_ids]
+    ).proto
+    names = list(response.metadata.feature_names.val)
+    values: list = list(response.results[names.index(feature.partition(":")[2])].values)
+    return values
+
+
+def _frames(rows: pd.DataFrame, spec: ViewSpec, features: Path) -> Iterator[pd.DataFrame]:
+    """Frames of WRITE_ROWS rows as write_to_online_store takes them, read shard by shard."""
+    for shard, chosen in rows.groupby("shard"):
+        table = pq.read_table(shard_path(spec.folder(features), int(str(shard))))
+        for start in range(0, len(chosen), WRITE_ROWS):
+            part = chosen.row.to_numpy()[start : start + WRITE_ROWS]
+            # One chunk: Feast writes only the first batch of a chunked table.
+            frame = table.take(part).combine_chunks().to_pandas()
+            # Feast drops rows that are not newer than what it holds, and these are what holds now.
+            frame["event_timestamp"] = pd.Timestamp.now(tz="UTC")
+            yield frame
+
+
+def _verify_hashes(store: FeatureStore, spec: ViewSpec, newest: pd.DataFrame) -> None:
+    held = read_hashes(store, spec, newest.product_id.tolist())
+    lost = [i for i, h in zip(newest.product_id, newest.source_hash, strict=True) if held.get(i) != h]
+    if lost:
+        raise FeatureStoreError(
+            f"{spec.embedding_view}: {len(newest):,} products were written, {len(lost):,} are not in the "
+            f"online store, among them {lost[:3]}"
+        )
+
+
+def _verify_bytes(store: FeatureStore, spec: ViewSpec, newest: pd.DataFrame, features: Path) -> int:
+    sample = newest.sample(n=min(SAMPLE_ROWS, len(newest)), random_state=27)
+    for frame in _frames(sample, spec, features):
+        ids = frame.product_id.tolist()
+        values = _online_values(store, f"{spec.embedding_view}:embedding", ids)
+        for product_id, value, wanted in zip(ids, values, frame.embedding, strict=True):
+            found = np.array(value.float_list_val.val, dtype=np.float32)
+            if found.tobytes() != np.asarray(wanted, dtype=np.float32).tobytes():
+                raise FeatureStoreError(
+                    f"{spec.embedding_view}: the vector of product {product_id!r} was read back changed"
+                )
+    return len(sample)
