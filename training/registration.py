@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from aisle.image import ImageEncoder
 
 from aisle.bundle import Bundle, EncoderRef
 from aisle.calibration import PATTERNS, Calibration, calibrate
 from aisle.classifier import Classifier
 from aisle.fusion import FusionNet, fusion_logits
+from aisle.image import ImageEncoder
 from aisle.store import save_bundle
 from aisle.taxonomy import Taxonomy
 from aisle.text import TextEncoder
