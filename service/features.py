@@ -37,6 +37,13 @@ REPOSITORY = Path(__file__).parents[1] / "feature_repo"
 BREAK_AFTER = 3  # failed reads in a row
 BREAK_PAUSE_S = 5.0
 WRITE_BACK_BATCHES = 256  # batches that wait to be written; more are dropped, and counted
+# What is counted that should not happen, and its reason in the service's metrics.
+FAILURES = {
+    "reads_failed": "features_read_failed",
+    "reads_skipped": "features_read_skipped",
+    "vectors_damaged": "features_vector_damaged",
+    "write_backs_dropped": "features_write_dropped",
+}
 _REGISTRY_ATTEMPTS = 5  # Feast rewrites its registry in place: a reader may meet half of it
 _REGISTRY_PAUSE_S = 0.2
 
@@ -91,8 +98,8 @@ class FeatureReader:
     """Reads stored vectors for a batch, and writes computed ones back behind it.
 
     One thread may call `read` at a time. `counts` goes up by: products_read, reads_failed,
-    reads_skipped (breaker open), vectors_damaged, vectors_written_back, write_backs_dropped;
-    `on_count` hears of each too.
+    reads_skipped (breaker open), vectors_damaged, vectors_written_back, write_backs_dropped.
+    `on_error` hears the reason, once, each time one of FAILURES goes up.
     """
 
     def __init__(
@@ -103,14 +110,14 @@ class FeatureReader:
         image: View,
         deadline_s: float,
         breaker: Breaker | None = None,
-        on_count: Callable[[str, int], None] | None = None,
+        on_error: Callable[[str], None] | None = None,
     ) -> None:
         self.store = store
         self.views = dict(zip(MODALITIES, (text, image), strict=True))
         self.deadline_s = deadline_s
         self.breaker = breaker or Breaker()
         self.counts: Counter[str] = Counter()
-        self._on_count = on_count
+        self._on_error = on_error
         self._features = text.features + image.features
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="features")
         self._under_way: Future[dict[str, Stored]] | None = None
@@ -215,8 +222,8 @@ class FeatureReader:
 
     def _count(self, name: str, by: int) -> None:
         self.counts[name] += by
-        if self._on_count is not None:
-            self._on_count(name, by)
+        if self._on_error is not None and name in FAILURES:
+            self._on_error(FAILURES[name])
 
 
 # Product id, vector, source hash.
@@ -281,7 +288,7 @@ def open_reader(
     text_encoder: EncoderRef,
     image_encoder: EncoderRef,
     deadline_s: float,
-    on_count: Callable[[str, int], None] | None = None,
+    on_error: Callable[[str], None] | None = None,
 ) -> FeatureReader:
     """A warm reader of the views of two encoders; a private Redis is joined when there is no URL.
 
@@ -297,7 +304,7 @@ def open_reader(
     store = _open_store(home, url, deadline_s=deadline_s)
     check_views(store, list(views.values()))
     reader = FeatureReader(
-        store, text=views["text"], image=views["image"], deadline_s=deadline_s, on_count=on_count
+        store, text=views["text"], image=views["image"], deadline_s=deadline_s, on_error=on_error
     )
     reader.warm()
     return reader
