@@ -87,7 +87,9 @@ class Aisle:
     async def _open(self) -> None:
         forget_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
         classifier = load_classifier(SETTINGS)
-        self.engine = Engine(classifier, open_features(SETTINGS, classifier), write_back=SETTINGS.write_back)
+        features = open_features(SETTINGS, classifier)
+        features.read(["warm-up"])
+        self.engine = Engine(classifier, features, write_back=SETTINGS.write_back)
         self.telemetry: Telemetry | None = None  # warm-up batches are not counted
         dispatch = Dispatcher(self.bento_service, "classify")
         await dispatch.warm(warm_item(classifier))
@@ -157,4 +159,5 @@ def open_features(settings: Settings, classifier: Classifier) -> FeatureReader:
         text_encoder=classifier.bundle.text_encoder,
         image_encoder=classifier.bundle.image_encoder,
         deadline_s=settings.features_deadline_s,
+        on_error=telemetry().error,
     )

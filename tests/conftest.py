@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import string
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +16,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from aisle.backbone import build_backbone
 from aisle.image import ImageEncoder, ImageSettings
 from aisle.text import TextEncoder, TextSettings
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +58,26 @@ def tiny_image_encoder(tmp_path_factory: pytest.TempPathFactory) -> ImageEncoder
     encoder = ImageEncoder(model, ImageSettings(size=32), backbone="mobilenet_v3_small", weights="catalogue")
     encoder.save(tmp_path_factory.mktemp("tiny-image-encoder"))
     return encoder
+
+
+@pytest.fixture(scope="session")
+def tiny_home(
+    tiny_text_encoder: TextEncoder, tiny_image_encoder: ImageEncoder, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """AISLE_HOME of a shop of toy size (tests/tiny_shop.py); BENTOML_HOME is its `bentoml` folder."""
+    home = tmp_path_factory.mktemp("tiny-home")
+    folders = [home / "text-encoder", home / "image-encoder", home / "catalogue"]
+    tiny_text_encoder.save(folders[0])
+    tiny_image_encoder.save(folders[1])
+    (home / "bentoml").mkdir()
+    places = {"AISLE_HOME": str(home), "BENTOML_HOME": str(home / "bentoml"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "tiny_shop.py"), *map(str, folders)],
+        cwd=ROOT,
+        env={**os.environ, **places},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3_000:]
+    return home

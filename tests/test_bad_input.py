@@ -15,19 +15,21 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pictures import jpeg
 from PIL import Image
-from tiny_service import MAX_BODY_BYTES, TinyService, jpeg, tiny_classifier
+from tiny_service import MAX_BODY_BYTES, TinyService, tiny_classifier
 
+from aisle.image import ImageEncoder
 from aisle.text import TextEncoder
 from service.wire import ClassifyOut, RefusedOut
 
 GOOD_BEFORE = {"title": "blue notebook"}
-GOOD_AFTER = {"title": "wooden train", "image": base64.b64encode(jpeg()).decode()}
+GOOD_AFTER = {"title": "wooden train", "image": base64.b64encode(jpeg("red")).decode()}
 
 
 @pytest.fixture(scope="module")
-def service(tiny_text_encoder: TextEncoder) -> TinyService:
-    return TinyService(tiny_classifier(tiny_text_encoder))
+def service(tiny_text_encoder: TextEncoder, tiny_image_encoder: ImageEncoder) -> TinyService:
+    return TinyService(tiny_classifier(tiny_text_encoder, tiny_image_encoder))
 
 
 def b64(data: bytes) -> str:

@@ -4,20 +4,22 @@ import base64
 import json
 
 import pytest
-from tiny_service import MODEL, TinyService, jpeg, tiny_classifier, vectors
+from pictures import jpeg
+from tiny_service import MODEL, TinyService, tiny_classifier, vectors
 
+from aisle.image import ImageEncoder
 from aisle.product import Product
 from aisle.text import TextEncoder
 from service.errors import overloaded
 from service.openapi import specification
 from service.wire import MAX_PRODUCTS, ClassifyIn, ClassifyOut, RefusedOut
 
-IMAGE = base64.b64encode(jpeg()).decode()
+IMAGE = base64.b64encode(jpeg("red")).decode()
 
 
 @pytest.fixture
-def service(tiny_text_encoder: TextEncoder) -> TinyService:
-    return TinyService(tiny_classifier(tiny_text_encoder))
+def service(tiny_text_encoder: TextEncoder, tiny_image_encoder: ImageEncoder) -> TinyService:
+    return TinyService(tiny_classifier(tiny_text_encoder, tiny_image_encoder))
 
 
 def test_an_answer_says_what_and_why(service: TinyService) -> None:
@@ -77,7 +79,7 @@ def test_null_is_the_same_as_nothing(service: TinyService) -> None:
 
 def test_an_upload_keeps_its_text_as_text(service: TinyService) -> None:
     parts = {"title": "123", "product_id": "7", "top_k": "1"}
-    answer = service.client.post("/v1/classify/upload", data=parts, files={"image": ("a.jpg", jpeg())})
+    answer = service.client.post("/v1/classify/upload", data=parts, files={"image": ("a.jpg", jpeg("red"))})
     assert answer.status_code == 200
     ClassifyOut.model_validate(answer.json())
     same = service.classify([{"title": "123", "product_id": "7", "image": IMAGE}], top_k=1)
@@ -107,8 +109,8 @@ def test_shed_products_are_told_apart_and_counted(service: TinyService) -> None:
     assert service.sample("aisle_shed_products_total", reason="latency") == 2
 
 
-def test_a_full_queue_sheds_at_the_door(tiny_text_encoder: TextEncoder) -> None:
-    service = TinyService(tiny_classifier(tiny_text_encoder), max_queue=2)
+def test_a_full_queue_sheds_at_the_door(service: TinyService) -> None:
+    service = TinyService(service.classifier, max_queue=2)
     answer = service.classify([{"title": "a"}] * 3)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json()["error"]["wanted"] == "at most 2 together"
@@ -117,8 +119,8 @@ def test_a_full_queue_sheds_at_the_door(tiny_text_encoder: TextEncoder) -> None:
     assert service.desk.admitted == 0
 
 
-def test_no_answer_in_time_is_a_504(tiny_text_encoder: TextEncoder) -> None:
-    service = TinyService(tiny_classifier(tiny_text_encoder), request_timeout_s=0.05)
+def test_no_answer_in_time_is_a_504(service: TinyService) -> None:
+    service = TinyService(service.classifier, request_timeout_s=0.05)
     service.dispatch.delay_s = 5
     answer = service.classify([{"title": "a"}])
     assert answer.status_code == 504

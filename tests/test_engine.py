@@ -6,6 +6,7 @@ import pytest
 from tiny_service import MODEL, Pantry, tiny_classifier, vectors
 
 from aisle.classifier import Classifier, Embedded, Item, Stored
+from aisle.image import ImageEncoder
 from aisle.prediction import Prediction, Source
 from aisle.text import TextEncoder
 from service.engine import Engine
@@ -13,8 +14,8 @@ from service.errors import RequestError
 
 
 @pytest.fixture(scope="module")
-def classifier(tiny_text_encoder: TextEncoder) -> Classifier:
-    return tiny_classifier(tiny_text_encoder)
+def classifier(tiny_text_encoder: TextEncoder, tiny_image_encoder: ImageEncoder) -> Classifier:
+    return tiny_classifier(tiny_text_encoder, tiny_image_encoder)
 
 
 class Brittle(Classifier):

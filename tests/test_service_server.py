@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +11,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
 from live_server import LiveServer
-from tiny_service import jpeg
+from pictures import jpeg
 
+from aisle.bundle import Bundle
+from aisle.classifier import Classifier
+from aisle.image import ImageEncoder
+from aisle.product import Product
+from aisle.text import TextEncoder
 from service.wire import ClassifyOut, RefusedOut
 
-IMAGE = base64.b64encode(jpeg()).decode()
+IMAGE = base64.b64encode(jpeg("blue")).decode()
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +46,73 @@ def test_products_are_classified(server: LiveServer) -> None:
     assert text_alone["vectors"] == {"text": "computed", "image": "absent"}
     assert both["vectors"] == {"text": "computed", "image": "computed"}
     assert bad["error"]["reason"] == "product_empty"
+
+
+@pytest.fixture(scope="module")
+def offline(tiny_home: Path) -> Classifier:
+    """The served classifier, loaded from its folders."""
+    models = tiny_home / "bentoml" / "models"
+    bundle, text, image = (
+        next(path for path in (models / name).iterdir() if path.is_dir())
+        for name in ("aisle-classifier", "aisle-text-encoder", "aisle-image-encoder")
+    )
+    return Classifier(Bundle.load(bundle), TextEncoder.load(text), ImageEncoder.load(image))
+
+
+def catalogue(tiny_home: Path) -> list[dict[str, str]]:
+    with (tiny_home / "catalogue" / "products.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def product_of(tiny_home: Path, row: dict[str, str]) -> Product:
+    image = (tiny_home / "catalogue" / row["image"]).read_bytes() if row["image"] else None
+    return Product(title=row["title"], description=row["description"], image=image)
+
+
+def as_json(product: Product) -> dict[str, str | None]:
+    image = base64.b64encode(product.image).decode() if product.image else None
+    return {"title": product.title, "description": product.description, "image": image}
+
+
+def test_stored_products_are_answered_by_their_id_alone(tiny_home: Path, server: LiveServer) -> None:
+    rows = catalogue(tiny_home)
+    results = server.classify([{"product_id": row["product_id"]} for row in rows]).json()["results"]
+    for row, result in zip(rows, results, strict=True):
+        image = "stored" if row["image"] else "absent"
+        assert result["vectors"] == {"text": "stored", "image": image}, row["product_id"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 120])
+def test_a_served_answer_is_the_offline_answer_whatever_its_batch(
+    tiny_home: Path, server: LiveServer, offline: Classifier, size: int
+) -> None:
+    given = [product_of(tiny_home, row) for row in catalogue(tiny_home)[: max(size, 14)]]
+    wanted = offline.predict([offline.prepare(product) for product in given])
+    results = []
+    for start in range(0, len(given), size):
+        products = [as_json(product) for product in given[start : start + size]]
+        results += server.classify(products).json()["results"]
+    for result, prediction in zip(results, wanted, strict=True):
+        assert result["category"]["code"] == prediction.category.code
+        assert result["accepted"] == prediction.accepted
+        probabilities = {c["code"]: c["probability"] for c in result["top"]}
+        for candidate in prediction.top:
+            assert probabilities[candidate.category.code] == pytest.approx(candidate.probability, abs=1e-4)
+
+
+def test_a_computed_vector_is_stored_for_the_next_request(server: LiveServer) -> None:
+    new = {"product_id": "new-1", "title": "train bois neuf", "image": IMAGE}
+    [first] = server.classify([new]).json()["results"]
+    assert first["vectors"] == {"text": "computed", "image": "computed"}
+    deadline = time.monotonic() + 5
+    while True:
+        [again] = server.classify([new]).json()["results"]
+        if again["vectors"] == {"text": "stored", "image": "stored"}:
+            break
+        assert time.monotonic() < deadline, again
+    assert again["confidence"] == pytest.approx(first["confidence"], abs=1e-4)
+    [changed] = server.classify([{**new, "title": "livre roman"}]).json()["results"]
+    assert changed["vectors"] == {"text": "computed", "image": "stored"}
 
 
 def test_counts_are_the_sum_of_both_workers(server: LiveServer) -> None:
@@ -88,6 +162,23 @@ def test_256_products_with_pictures_are_answered(server: LiveServer) -> None:
     answer = server.classify([{"title": f"train {i}", "image": IMAGE} for i in range(256)])
     assert answer.status_code == 200
     assert all("category" in result for result in answer.json()["results"])
+
+
+def test_a_dead_redis_costs_milliseconds_and_no_answer(tiny_home: Path, server: LiveServer) -> None:
+    with redis.Redis(port=int((tiny_home / "redis" / "port").read_text())) as client:
+        client.shutdown(nosave=True)
+    products = [{"product_id": "3", "title": "train bois 3"}, {"product_id": "4"}]
+    for _ in range(12):
+        start = time.monotonic()
+        known, id_alone = server.classify(products).json()["results"]
+        assert time.monotonic() - start < 1
+        assert known["vectors"]["text"] == "computed"
+        assert id_alone["error"]["reason"] == "nothing_known"
+    reads = (
+        'aisle_errors_total{reason="features_read_failed"}',
+        'aisle_errors_total{reason="features_read_skipped"}',
+    )
+    assert sum(server.metrics()[name] for name in reads) == 12
 
 
 def test_a_stopped_server_answers_what_it_has_taken(tiny_home: Path, server: LiveServer) -> None:

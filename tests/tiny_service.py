@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from prometheus_client import CollectorRegistry
 from starlette.testclient import TestClient
 
-from aisle.backbone import build_backbone
 from aisle.bundle import Bundle, EncoderRef
 from aisle.calibration import PATTERNS, Calibration, PatternCalibration
 from aisle.classifier import Classifier, Embedded, Item, Stored
 from aisle.fusion import FusionSettings, build_fusion
-from aisle.image import ImageEncoder, ImageSettings
+from aisle.image import ImageEncoder
 from aisle.taxonomy import Taxonomy
 from aisle.text import TextEncoder
 from service.desk import Answer, Desk
@@ -32,19 +29,9 @@ MODEL = "aisle-classifier:tiny"
 MAX_BODY_BYTES = 8 * 2**20
 
 
-def jpeg(colour: str = "red", side: int = 40) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (side, side), colour).save(file, "JPEG")
-    return file.getvalue()
-
-
-def tiny_classifier(text_encoder: TextEncoder) -> Classifier:
+def tiny_classifier(text_encoder: TextEncoder, image_encoder: ImageEncoder) -> Classifier:
     """Random weights: its answers mean nothing, and are the same each time."""
     torch.manual_seed(1)
-    model, _ = build_backbone("mobilenet_v3_small")
-    image_encoder = ImageEncoder(
-        model, ImageSettings(size=32), backbone="mobilenet_v3_small", weights="catalogue", revision="bbbbbbbb"
-    )
     text, image = text_encoder.dim, image_encoder.dim
     settings = FusionSettings(variant="concat", text_dim=text, image_dim=image, hidden_dim=8, classes=3)
     pattern = PatternCalibration(temperature=1.5, threshold=0.3)
@@ -53,7 +40,7 @@ def tiny_classifier(text_encoder: TextEncoder) -> Classifier:
         taxonomy=Taxonomy.from_codes(["10", "40", "50"], {"10": "books", "40": "games", "50": "toys"}),
         calibration=Calibration(target_error=0.05, delta=0.05, patterns=dict.fromkeys(PATTERNS, pattern)),
         text_encoder=EncoderRef(revision=text_encoder.revision, dim=text),
-        image_encoder=EncoderRef(revision="bbbbbbbb", dim=image),
+        image_encoder=EncoderRef(revision=image_encoder.revision, dim=image),
         reference={},
     )
     return Classifier(bundle, text_encoder, image_encoder, version=MODEL)
