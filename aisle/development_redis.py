@@ -23,6 +23,7 @@ from typing import IO
 from aisle.errors import FeatureStoreError
 
 _START_TIMEOUT_S = 20.0
+_supervisors: list[subprocess.Popen[bytes]] = []  # they outlive us; dropping one would warn of that
 _held: dict[Path, IO[str]] = {}  # locks of this process, by folder: closing one would end our use
 
 
@@ -61,13 +62,14 @@ def redis_server_program() -> str:
 def _start(folder: Path) -> int:
     (folder / "port").unlink(missing_ok=True)
     with (folder / "supervisor.log").open("ab") as log:
-        subprocess.Popen(
+        supervisor = subprocess.Popen(
             [sys.executable, "-m", "aisle.development_redis", str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C in a terminal is for its users, not for the server
         )
+    _supervisors.append(supervisor)
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline:
         port = _running_port(folder)
@@ -86,7 +88,7 @@ def _running_port(folder: Path) -> int | None:
         answer = _ask(port, b"CONFIG GET dir\r\n")
     except (OSError, ValueError):
         return None
-    return port if str(folder).encode() in answer else None
+    return port if str(folder).encode() in answer.split(b"\r\n") else None  # not /a/redis for /a/redis2
 
 
 def _ask(port: int, command: bytes) -> bytes:

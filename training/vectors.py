@@ -33,20 +33,22 @@ def read_vectors(
     several times. Raises FeatureStoreError when the view is not in the registry.
     """
     when = pd.Series(list(timestamps) if timestamps is not None else [datetime.now(UTC)] * len(product_ids))
-    labels = pd.DataFrame(
-        {JOIN_KEY: list(product_ids), "event_timestamp": when, "position": np.arange(len(product_ids))}
-    )
+    labels = pd.DataFrame({JOIN_KEY: list(product_ids), "event_timestamp": when})
+    # Feast keeps one of equal (id, time) labels, so each pair is asked for once.
+    pair_N = labels.groupby([JOIN_KEY, "event_timestamp"], sort=False).ngroup().to_numpy()
+    pairs = labels.drop_duplicates(ignore_index=True).assign(pair=lambda frame: np.arange(len(frame)))
     if not any(view.name == spec.index_view for view in store.list_batch_feature_views()):
         raise FeatureStoreError(
             f"{spec.index_view}: not in the feature registry; run `python -m training publish`"
         )
     joined = store.get_historical_features(
-        entity_df=labels,  # Feast takes pandas here, and gives rows back in another order
+        entity_df=pairs,  # Feast takes pandas here, and gives rows back in another order
         features=[f"{spec.index_view}:shard", f"{spec.index_view}:row"],
     ).to_df()
-    joined = joined.sort_values("position")
-    if len(joined) != len(labels):
-        raise FeatureStoreError(f"{spec.index_view}: {len(labels):,} labels came back as {len(joined):,}")
+    if joined["pair"].duplicated().any():
+        raise FeatureStoreError(f"{spec.index_view}: {len(pairs):,} labels came back as {len(joined):,}")
+    # A label older than every row of its product does not come back at all, an unknown product as NaN.
+    joined = joined.set_index("pair").reindex(pair_N)
     found = joined["shard"].notna().to_numpy()
     # Integers come back as floats where a row is missing.
     shards = joined["shard"].fillna(-1).to_numpy().astype(np.int64)
