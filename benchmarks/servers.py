@@ -1,0 +1,99 @@
+"""The systems of the benchmark as processes: started, awaited, and stopped with all that they started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+HOST = "127.0.0.1"
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One way to run one system. `{port}` in `command` is replaced; `label` says what it sets."""
+
+    system: str
+    label: str
+    command: Sequence[str]
+    ready_path: str
+    path: str
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A running server: its port, and the process at the root of its tree."""
+
+    setting: Setting
+    port: int
+    pid: int
+
+
+@contextmanager
+def running(setting: Setting, environ: Mapping[str, str], log: Path) -> Iterator[Server]:
+    """The server of `setting`, ready to answer; at the end its whole process group is gone.
+
+    Raises RuntimeError naming the log when it ends, or is not ready after START_TIMEOUT_S.
+    """
+    port = free_port()
+    command = [part.format(port=port) for part in setting.command]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            env={**environ, **setting.environ},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_ready(process, f"http://{HOST}:{port}{setting.ready_path}", setting, log)
+        yield Server(setting=setting, port=port, pid=process.pid)
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask the process to end, then end what is left of its group."""
+    try:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_ready(process: subprocess.Popen[bytes], url: str, setting: Setting, log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"{setting.system} ended with {process.returncode}; its log is {log}")
+        try:
+            if httpx.get(url, timeout=2, trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    raise RuntimeError(f"{setting.system} was not ready after {START_TIMEOUT_S:g} s; its log is {log}")
