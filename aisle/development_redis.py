@@ -18,13 +18,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
 
 from aisle.errors import FeatureStoreError
 
 _START_TIMEOUT_S = 20.0
-_supervisors: list[subprocess.Popen[bytes]] = []  # they outlive us; dropping one would warn of that
-_held: dict[Path, IO[str]] = {}  # locks of this process, by folder: closing one would end our use
+_held: dict[Path, int] = {}  # descriptors of this process's locks, by folder: closing one ends our use
 
 
 def ensure_development_redis(folder: Path) -> str:
@@ -32,7 +30,7 @@ def ensure_development_redis(folder: Path) -> str:
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     if folder not in _held:
-        users = (folder / "users.lock").open("w")
+        users = os.open(folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(users, fcntl.LOCK_SH)  # waits while a supervisor is closing down
         _held[folder] = users
     with (folder / "start.lock").open("w") as start:
@@ -62,14 +60,13 @@ def redis_server_program() -> str:
 def _start(folder: Path) -> int:
     (folder / "port").unlink(missing_ok=True)
     with (folder / "supervisor.log").open("ab") as log:
-        supervisor = subprocess.Popen(
+        os.posix_spawn(  # and not Popen, which warns at our end that the supervisor outlives us
+            sys.executable,
             [sys.executable, "-m", "aisle.development_redis", str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C in a terminal is for its users, not for the server
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, log.fileno(), 1), (os.POSIX_SPAWN_DUP2, log.fileno(), 2)],
+            setsid=True,  # Ctrl-C in a terminal is for its users, not for the server
         )
-    _supervisors.append(supervisor)
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline:
         port = _running_port(folder)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from aisle.errors import EncoderError
 from aisle.manifest import verify_manifest, write_manifest
@@ -127,6 +128,7 @@ class TextEncoder:
     def save(self, folder: Path) -> str:
         """Write weights, tokenizer, settings and manifest into a new folder; return the revision."""
         folder.mkdir(parents=True, exist_ok=True)
+        disable_progress_bar()  # a flash of bars for a second's work
         self.model.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
         facts = {"name": self.name, "dim": self.dim, "pooling": "mean", **asdict(self.settings)}
@@ -141,6 +143,7 @@ class TextEncoder:
         facts = json.loads((folder / "encoder.json").read_text())
         names = ("max_tokens", "max_chars", "prefix", "normalize")
         settings = TextSettings(**{name: facts[name] for name in names})
+        disable_progress_bar()
         model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         encoder = cls(model.to(device), tokenizer, settings, name=facts["name"], revision=revision)

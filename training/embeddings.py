@@ -162,6 +162,11 @@ def encode_images(catalog: Catalog, encoder: ImageModel, features: Path, *, thre
 
     shards.write_all(batches(), total=len(positions), label="encode images")
     shards.close(hashes)
+    if len(hashes) + len(unreadable) != len(positions):
+        raise FeatureStoreError(
+            f"{spec.embedding_view}: {len(positions):,} pictures went in, {len(hashes):,} came out and "
+            f"{len(unreadable):,} could not be read"
+        )
     return EncodeReport(
         view=spec.embedding_view,
         wanted=len(positions),

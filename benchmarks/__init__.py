@@ -1,0 +1,1 @@
+"""Every figure that the README quotes, each re-made by one command."""

@@ -1,0 +1,220 @@
+"""`make demo`: the main job from nothing, on a catalogue that Aisle draws. Writes out/demo.json.
+
+Catalogue, image encoder, embeddings, feature store, fusion head, model store, service, and 50 held-out
+products classified over HTTP. Nothing is skipped; what an earlier run finished is found and kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from aisle.classifier import Classifier
+from aisle.prediction import Prediction
+from aisle.product import Product
+from aisle.store import load_classifier
+from training import pipeline
+from training.catalog import Catalog, read_catalog
+from training.demo import write_demo_catalog
+from training.fit import FitSettings
+from training.image_encoder import ImageTraining
+from training.settings import TrainingEnvironment
+from training.splits import SplitSettings, assign_splits
+
+SHOWN = 10
+CLASSIFIED = 50
+NEW_EVERY = 5  # every fifth product is sent as a new listing: without the id its vectors are stored under
+TOLERANCE = 1e-4
+START_TIMEOUT_S = 120
+
+# A table of eight columns needs room where no terminal says how much there is.
+console = Console(width=None if sys.stdout.isatty() else 160)
+
+
+def main(
+    exit_: Annotated[bool, typer.Option("--exit", help="Stop at the end instead of serving on.")] = False,
+    port: Annotated[int, typer.Option(help="Port of the service; another is taken when it is busy.")] = 3000,
+) -> None:
+    started = time.monotonic()
+    environment = TrainingEnvironment.read()
+    shop = pipeline.Shop.open(environment)
+    folder = environment.home / "catalog"
+    write_demo_catalog(folder)
+    catalog = read_catalog(folder)
+    console.print(catalog.report)
+
+    text_tag = pipeline.make_text_encoder(shop, "minilm", max_tokens=128, prefix="")
+    image_tag = pipeline.make_image_encoder(shop, catalog, ImageTraining(size=96), weights="catalogue")
+    encoders = pipeline.encoders(text_tag, image_tag)
+    pipeline.encode(shop, catalog, encoders)
+    pipeline.publish(shop, encoders)
+    bundle, tag = pipeline.fit(shop, catalog, encoders, FitSettings())
+
+    port = port if _is_free(port) else _free_port()
+    url = f"http://127.0.0.1:{port}"
+    with serving(tag, port):
+        rows = _held_out(catalog)
+        products = [_as_sent(catalog.product(row), i) for i, row in enumerate(rows)]
+        truth = [catalog.products.category.iloc[row] for row in rows]
+        results = _classify(url, products)
+        offline = load_classifier(tag)
+        figures = {
+            "seconds": round(time.monotonic() - started, 1),
+            "macro_f1": {
+                name: round(bundle.metrics[name]["macro_f1"], 4) for name in ("text", "image", "fused")
+            },
+            "served_accuracy": float(
+                np.mean([r["category"]["code"] == code for r, code in zip(results, truth, strict=True)])
+            ),
+            "served_equals_offline": _equals_offline(results, offline, products),
+            "stored_share": float(
+                np.mean([source == "stored" for r in results for source in r["vectors"].values()])
+            ),
+            "model": tag,
+        }
+        target = Path("out/demo.json")
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(json.dumps(figures, indent=1) + "\n")
+        _show(products, truth, results)
+        console.print(figures)
+        console.print(f"\nserved by {tag}")
+        for path in ("/v1/classify", "/v1/classify/upload", "/openapi.json", "/metrics", "/readyz"):
+            console.print(f"  {url}{path}")
+        if not exit_:
+            console.print("serving until Ctrl-C")
+            signal.pause()
+
+
+@contextmanager
+def serving(tag: str, port: int) -> Iterator[None]:
+    """The real service on `port`, stopped at the end with everything it started."""
+    log = Path("out/demo-service.log")
+    log.parent.mkdir(exist_ok=True)
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "service", "serve", "--port", str(port)],
+            env={**os.environ, "AISLE_MODEL": tag},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            _wait_ready(server, port, log)
+            yield
+        except KeyboardInterrupt:
+            console.print("stopping")
+        finally:
+            server.send_signal(signal.SIGTERM)
+            try:
+                server.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
+
+
+def _wait_ready(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise SystemExit(f"the service ended with {server.returncode}; its log is {log}")
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=2).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.3)
+    raise SystemExit(f"the service was not ready after {START_TIMEOUT_S} s; its log is {log}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _held_out(catalog: Catalog) -> list[int]:
+    """Positions of the first products of the untouched test split."""
+    splits = assign_splits(catalog.products.group, SplitSettings())
+    return [int(i) for i in np.flatnonzero((splits == "test").to_numpy())[:CLASSIFIED]]
+
+
+def _as_sent(product: Product, position: int) -> Product:
+    if position % NEW_EVERY:
+        return product
+    return Product(title=product.title, description=product.description, image=product.image)
+
+
+def _classify(url: str, products: Sequence[Product]) -> list[dict[str, Any]]:
+    body = {"products": [_as_json(product) for product in products]}
+    response = httpx.post(f"{url}/v1/classify", json=body, timeout=60)
+    response.raise_for_status()
+    results: list[dict[str, Any]] = response.json()["results"]
+    return results
+
+
+def _as_json(product: Product) -> dict[str, str]:
+    given: dict[str, str] = {"title": product.title, "description": product.description}
+    if product.product_id is not None:
+        given["product_id"] = product.product_id
+    if product.image is not None:
+        given["image"] = base64.b64encode(product.image).decode()
+    return given
+
+
+def _equals_offline(
+    results: Sequence[dict[str, Any]], classifier: Classifier, products: Sequence[Product]
+) -> bool:
+    """Same category and probabilities within TOLERANCE, computed here from text and pixels alone."""
+    answers = classifier.predict([classifier.prepare(product) for product in products])
+    for served, offline in zip(results, answers, strict=True):
+        if not isinstance(offline, Prediction) or served["category"]["code"] != offline.category.code:
+            return False
+        for there, here in zip(served["top"], offline.top, strict=True):
+            if abs(there["probability"] - here.probability) > TOLERANCE:
+                return False
+    return True
+
+
+def _show(products: Sequence[Product], truth: Sequence[str], results: Sequence[dict[str, Any]]) -> None:
+    table = Table(title=f"{SHOWN} of {len(products)} held-out products, answered over HTTP")
+    columns = ("title", "true", "answer", "confidence", "accepted", "text says", "photo says", "vectors")
+    for column in columns:
+        table.add_column(column, overflow="ellipsis", no_wrap=column == "title", max_width=34)
+    for product, code, result in list(zip(products, truth, results, strict=True))[:SHOWN]:
+        sources = result["vectors"]
+        table.add_row(
+            product.title,
+            code,
+            result["category"]["code"],
+            f"{result['confidence']:.2f}",
+            "yes" if result["accepted"] else "review",
+            (result["text_only"] or {}).get("code", "-"),
+            (result["image_only"] or {}).get("code", "-"),
+            f"{sources['text']} / {sources['image']}",
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
