@@ -13,6 +13,7 @@ from typing import Any
 
 from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
+from bentoml._internal.marshal.dispatcher import Optimizer
 from bentoml.exceptions import ServiceUnavailable
 from starlette.types import ASGIApp
 
@@ -40,6 +41,23 @@ def service_class(wrap: Callable[[ASGIApp], ASGIApp]) -> type[BridgedService]:
     return type("AisleService", (BridgedService,), {"wrap": staticmethod(wrap)})
 
 
+class _Uncorked(Optimizer):
+    """BentoML's latency model without its corking.
+
+    Its `wait` is the mean time that the last fifty batches' first requests waited, and a lone request
+    is held back about as long: after a burst of 64 at once, single requests took 115 ms where they
+    take 11. What queues while a batch is computed makes the next batch; no other wait is needed.
+    """
+
+    @property
+    def wait(self) -> float:
+        return 0.0
+
+    @wait.setter
+    def wait(self, _: float) -> None:
+        """The base class measures it; nothing here reads it."""
+
+
 class Dispatcher:
     """Adaptive batching of one batchable method, reached without HTTP.
 
@@ -51,6 +69,7 @@ class Dispatcher:
         self._factory = service.factory
         self._method = method
         self._cork = service.factory.dispatchers[method]
+        self._cork.optimizer = _Uncorked(self._cork.max_latency)
 
     @property
     def depth(self) -> int:

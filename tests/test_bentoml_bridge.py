@@ -91,6 +91,19 @@ def test_a_warm_dispatcher_forms_full_batches_from_one_burst() -> None:
     in_worker(make_service(), work)
 
 
+def test_a_lone_item_is_not_held_back_after_a_burst() -> None:
+    async def work(dispatcher: Dispatcher, _: Any) -> None:
+        await dispatcher.warm(1)
+        optimizer = dispatcher._cork.optimizer
+        for _ in range(Optimizer.N_KEPT_SAMPLE):
+            optimizer.log_outbound(n=MAX_BATCH, wait=5.0, duration=0.001)
+        optimizer.trigger_refresh()
+        # BentoML alone would wait 0.95 x 5 s for company.
+        assert await asyncio.wait_for(dispatcher.batch_infer([1]), timeout=2.0) == [2]
+
+    in_worker(make_service(), work)
+
+
 def test_the_depth_is_what_waits_for_a_batch() -> None:
     async def work(dispatcher: Dispatcher, instance: Any) -> None:
         await dispatcher.warm(1)
