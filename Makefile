@@ -1,7 +1,7 @@
 # One word a chore. Everything runs from .venv, which `make setup` builds from requirements.lock.
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-AISLE_HOME ?= $(CURDIR)/.aisle/shop
+AISLE_HOME ?= $(CURDIR)/.aisle
 DEMO_HOME := $(CURDIR)/.aisle/demo
 RUN := .venv/bin/python
 UV_VERSION := 0.13.8
