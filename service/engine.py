@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from aisle.errors import ProductError
 from aisle.prediction import Prediction
-from service.errors import RequestError
+from service.errors import RequestError, features_unavailable
 
 if TYPE_CHECKING:  # these import torch, which the process that only supervises workers does without
     from aisle.classifier import Classifier, Embedded, Item, Stored
@@ -60,6 +60,8 @@ class Engine:
         embedded = self.classifier.embed(items, stored)
         clock.append(time.perf_counter())
         outcomes: list[Outcome] = list(self.classifier.decide(embedded, [item.top_k for item in items]))
+        if stored is not None and not self.features.available:
+            outcomes = [_not_its_fault(outcome) for outcome in outcomes]
         clock.append(time.perf_counter())
         if self.write_back:
             self._write_back(items, embedded)
@@ -79,3 +81,10 @@ class Engine:
 
     def _write_back(self, items: Sequence[Item], embedded: Embedded) -> None:
         self.features.write_back(items, embedded)
+
+
+def _not_its_fault(outcome: Outcome) -> Outcome:
+    """While the store cannot be read, an id of which nothing is known may still be a known one."""
+    if isinstance(outcome, ProductError) and outcome.reason == "nothing_known":
+        return features_unavailable()
+    return outcome

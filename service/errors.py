@@ -41,6 +41,18 @@ def overloaded(reason: str, *, found: str, wanted: str) -> RequestError:
     return RequestError(503, reason, field="request", found=found, wanted=wanted, headers=headers)
 
 
+def features_unavailable() -> RequestError:
+    """An id alone, while the feature store cannot be read: it may be known, so this is not its fault."""
+    return RequestError(
+        503,
+        "features_unavailable",
+        field="product_id",
+        found="an id alone while the feature store cannot be read",
+        wanted="a title, a description or an image with it, or a retry",
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )
+
+
 def error_object(fault: RequestError | ProductError) -> dict[str, str]:
     return {
         "reason": fault.reason,

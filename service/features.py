@@ -117,6 +117,7 @@ class FeatureReader:
         self.deadline_s = deadline_s
         self.breaker = breaker or Breaker()
         self.counts: Counter[str] = Counter()
+        self.available = True  # whether the last read came through
         self._on_error = on_error
         self._features = text.features + image.features
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="features")
@@ -125,9 +126,12 @@ class FeatureReader:
 
     def read(self, product_ids: Sequence[str | None]) -> list[Stored]:
         """What is stored for each product, in order; an empty `Stored` for None, for an unknown id,
-        and for all when the store does not answer within the deadline. Never raises."""
+        and for all when the store does not answer within the deadline; `available` is then False.
+        Never raises."""
         wanted = sorted({product_id for product_id in product_ids if product_id is not None})
-        held = self._guarded_fetch(wanted) if wanted else {}
+        fetched = self._guarded_fetch(wanted) if wanted else {}
+        self.available = fetched is not None
+        held = fetched or {}
         nothing = Stored()
         return [held.get(product_id, nothing) if product_id else nothing for product_id in product_ids]
 
@@ -163,10 +167,11 @@ class FeatureReader:
             return False
         return True
 
-    def _guarded_fetch(self, product_ids: list[str]) -> dict[str, Stored]:
+    def _guarded_fetch(self, product_ids: list[str]) -> dict[str, Stored] | None:
+        """What is stored, by id; None where the store could not be read."""
         if not self.breaker.allows():
             self._count("reads_skipped", 1)
-            return {}
+            return None
         try:
             if self._under_way is not None and not self._under_way.done():
                 raise TimeoutError("the read before is still under way")
@@ -174,7 +179,7 @@ class FeatureReader:
             held = self._under_way.result(self.deadline_s)
         except Exception as error:  # whatever Feast or redis-py raise, the products are still classified
             self._failed(error)
-            return {}
+            return None
         self.breaker.succeeded()
         self._count("products_read", len(product_ids))
         return held

@@ -58,6 +58,19 @@ def test_an_item_that_breaks_the_batch_fails_alone(
     assert "a batch of 3 products failed" in caplog.text
 
 
+def test_an_id_alone_is_not_called_unknown_while_the_store_is_away(classifier: Classifier) -> None:
+    pantry = Pantry()
+    pantry.available = False
+    known, id_alone = (
+        Engine(classifier, pantry, write_back=False)
+        .answer([Item(product_id="7", text="train"), Item(product_id="8")])
+        .outcomes
+    )
+    assert isinstance(known, Prediction)
+    assert isinstance(id_alone, RequestError)
+    assert (id_alone.status, id_alone.reason) == (503, "features_unavailable")
+
+
 @pytest.mark.parametrize(("write_back", "writes"), [(True, 1), (False, 0)])
 def test_computed_vectors_are_written_back_where_that_is_wanted(
     classifier: Classifier, write_back: bool, writes: int

@@ -173,12 +173,14 @@ def test_a_dead_redis_costs_milliseconds_and_no_answer(tiny_home: Path, server: 
         known, id_alone = server.classify(products).json()["results"]
         assert time.monotonic() - start < 1
         assert known["vectors"]["text"] == "computed"
-        assert id_alone["error"]["reason"] == "nothing_known"
+        assert id_alone["error"]["reason"] == "features_unavailable"
+    id_alone = server.classify([{"product_id": "4"}])
+    assert (id_alone.status_code, id_alone.headers["Retry-After"]) == (503, "1")
     reads = (
         'aisle_errors_total{reason="features_read_failed"}',
         'aisle_errors_total{reason="features_read_skipped"}',
     )
-    assert sum(server.metrics()[name] for name in reads) == 12
+    assert sum(server.metrics()[name] for name in reads) == 13
 
 
 def test_a_stopped_server_answers_what_it_has_taken(tiny_home: Path, server: LiveServer) -> None:

@@ -51,6 +51,7 @@ class Pantry:
 
     def __init__(self, held: dict[str, Stored] | None = None) -> None:
         self.held = held or {}
+        self.available = True
         self.reads: list[list[str | None]] = []
         self.written: list[tuple[Sequence[Item], Embedded]] = []
 

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from transformers import AutoModel, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from aisle.errors import EncoderError
 from aisle.manifest import sha256_of_file
@@ -46,6 +47,7 @@ def _minilm_folder() -> Path:
 
 
 def _load(source: str, settings: TextSettings, *, name: str, offline: bool) -> TextEncoder:
+    disable_progress_bar()  # a flash of bars for a second's work
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline)
         model = AutoModel.from_pretrained(source, local_files_only=offline, use_safetensors=True)
