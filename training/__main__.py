@@ -2,243 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
-from rich.console import Console
-from rich.table import Table
 
 from aisle.errors import AisleError
-from aisle.fusion import VARIANTS
-from training import pipeline
-from training.catalog import ColumnMap, read_catalog
-from training.demo import write_demo_catalog
-from training.fit import FitSettings
-from training.image_encoder import BACKBONES, ImageTraining
-from training.progress import console as progress_console
+from training.progress import console
 from training.settings import TrainingEnvironment
-from training.splits import split_report
-from training.text_encoder import MINILM
 
-app = typer.Typer(
-    help="Read a catalogue, make embeddings, fill the feature store, train and register a classifier.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-out = Console()
-
-CatalogPath = Annotated[
-    Path, typer.Argument(help="A Rakuten folder, a SIGIR 2020 folder, a CSV or Parquet file, or its folder.")
-]
-Columns = Annotated[
-    str | None,
-    typer.Option(
-        "--columns", help="Column map, for example title=name,category=type_code (our name = its name)."
-    ),
-]
-TextSource = Annotated[
-    str,
-    typer.Option(
-        "--text-encoder", help=f"{MINILM!r} (works offline), a folder, or a hub name such as camembert-base."
-    ),
-]
-TextTokens = Annotated[int, typer.Option("--text-tokens", help="Tokens that the text encoder reads.")]
-TextPrefix = Annotated[
-    str, typer.Option("--text-prefix", help="Put before every text; E5 models want 'query: '.")
-]
-Backbone = Annotated[str, typer.Option("--backbone", help=f"Image backbone: {', '.join(sorted(BACKBONES))}.")]
-ImageWeights = Annotated[
-    str,
-    typer.Option("--image-weights", help="imagenet (torchvision's, needs a network once) or catalogue."),
-]
-ImageSize = Annotated[int, typer.Option("--image-size", help="Pixels a side that the image encoder sees.")]
-ImageEpochs = Annotated[int, typer.Option("--image-epochs", help="Most epochs of a catalogue image encoder.")]
-Variant = Annotated[str, typer.Option("--variant", help=f"Fusion: {', '.join(VARIANTS)}.")]
-TargetError = Annotated[
-    float, typer.Option("--target-error", help="At most this share of accepted products may be wrong.")
-]
-MinClass = Annotated[
-    int, typer.Option("--min-class", help="Categories with fewer products are left out, and named.")
-]
-Seed = Annotated[int, typer.Option("--seed", help="Same seed, same figures.")]
-
-
-@app.command("demo-catalog")
-def demo_catalog(
-    folder: Annotated[Path, typer.Argument(help="Where to write products.csv and images/.")],
-    products: Annotated[int, typer.Option(help="How many products.")] = 2_400,
-    seed: Seed = 27,
-) -> None:
-    """Draw and write the demo catalogue."""
-    write_demo_catalog(folder, products=products, seed=seed)
-    out.print(f"wrote {products:,} products to {folder}")
-
-
-@app.command()
-def check(catalog: CatalogPath, columns: Columns = None) -> None:
-    """Read a catalogue and say what is in it: rows kept, dropped and why, categories by split."""
-    read = read_catalog(catalog, columns=ColumnMap.parse(columns))
-    out.print(read.report)
-    out.print(split_report(read))
-
-
-@app.command("image-encoder")
-def image_encoder(
-    catalog: CatalogPath,
-    columns: Columns = None,
-    backbone: Backbone = "mobilenet_v3_small",
-    image_weights: ImageWeights = "catalogue",
-    image_size: ImageSize = 96,
-    image_epochs: ImageEpochs = 20,
-    seed: Seed = 27,
-) -> None:
-    """Make an image encoder and put it into the model store; prints its tag."""
-    training = ImageTraining(backbone=backbone, size=image_size, epochs=image_epochs, seed=seed)
-    shop = pipeline.Shop.open(TrainingEnvironment.read())
-    read = read_catalog(catalog, columns=ColumnMap.parse(columns))
-    out.print(pipeline.make_image_encoder(shop, read, training, weights=image_weights))
-
-
-@app.command("text-encoder")
-def text_encoder(
-    text_encoder: TextSource = MINILM, text_tokens: TextTokens = 128, text_prefix: TextPrefix = ""
-) -> None:
-    """Put a text encoder into the model store; prints its tag."""
-    shop = pipeline.Shop.open(TrainingEnvironment.read())
-    out.print(pipeline.make_text_encoder(shop, text_encoder, max_tokens=text_tokens, prefix=text_prefix))
-
-
-@app.command()
-def encode(
-    catalog: CatalogPath,
-    text: Annotated[str, typer.Option(help="Text encoder tag; default the newest.")] = "",
-    image: Annotated[str, typer.Option(help="Image encoder tag; default the newest.")] = "",
-    columns: Columns = None,
-) -> None:
-    """Turn texts and pictures into vectors: sharded Parquet. Resumes; skips what has not changed."""
-    shop = pipeline.Shop.open(TrainingEnvironment.read())
-    read = read_catalog(catalog, columns=ColumnMap.parse(columns))
-    pipeline.encode(shop, read, pipeline.encoders(text, image))
-
-
-@app.command()
-def publish(
-    text: Annotated[str, typer.Option(help="Text encoder tag; default the newest.")] = "",
-    image: Annotated[str, typer.Option(help="Image encoder tag; default the newest.")] = "",
-) -> None:
-    """Apply the feature views and write the vectors to the online store; reads a sample back."""
-    shop = pipeline.Shop.open(TrainingEnvironment.read())
-    pipeline.publish(shop, pipeline.encoders(text, image))
-
-
-@app.command()
-def fit(
-    catalog: CatalogPath,
-    text: Annotated[str, typer.Option(help="Text encoder tag; default the newest.")] = "",
-    image: Annotated[str, typer.Option(help="Image encoder tag; default the newest.")] = "",
-    columns: Columns = None,
-    variant: Variant = "gated",
-    target_error: TargetError = 0.05,
-    min_class: MinClass = 10,
-    seed: Seed = 27,
-) -> None:
-    """Train the fusion head on stored vectors, calibrate, evaluate and register it; prints its tag."""
-    shop = pipeline.Shop.open(TrainingEnvironment.read())
-    read = read_catalog(catalog, columns=ColumnMap.parse(columns))
-    settings = FitSettings(variant=variant, seed=seed)
-    bundle, tag = pipeline.fit(
-        shop,
-        read,
-        pipeline.encoders(text, image),
-        settings,
-        target_error=target_error,
-        min_class=min_class,
-    )
-    _print_metrics(bundle.metrics)
-    out.print(tag)
-
-
-@app.command()
-def evaluate(
-    tag: Annotated[str, typer.Argument(help="A classifier's tag, or aisle-classifier:latest.")],
-    catalog: CatalogPath,
-    columns: Columns = None,
-) -> None:
-    """Make the figures of a registered classifier again, on its catalogue's untouched test split."""
-    shop = pipeline.Shop.open(TrainingEnvironment.read())
-    read = read_catalog(catalog, columns=ColumnMap.parse(columns))
-    _print_metrics(pipeline.evaluate_tag(shop, tag, read))
-
-
-@app.command()
-def run(
-    catalog: CatalogPath,
-    columns: Columns = None,
-    text_encoder: TextSource = MINILM,
-    text_tokens: TextTokens = 128,
-    text_prefix: TextPrefix = "",
-    backbone: Backbone = "mobilenet_v3_small",
-    image_weights: ImageWeights = "catalogue",
-    image_size: ImageSize = 96,
-    image_epochs: ImageEpochs = 20,
-    variant: Variant = "gated",
-    target_error: TargetError = 0.05,
-    min_class: MinClass = 10,
-    seed: Seed = 27,
-) -> None:
-    """Everything, in order: read, encoders, encode, publish, fit, register. Prints the tag."""
-    shop = pipeline.Shop.open(TrainingEnvironment.read())
-    read = read_catalog(catalog, columns=ColumnMap.parse(columns))
-    out.print(read.report)
-    image_training = ImageTraining(backbone=backbone, size=image_size, epochs=image_epochs, seed=seed)
-    text_tag = pipeline.make_text_encoder(shop, text_encoder, max_tokens=text_tokens, prefix=text_prefix)
-    image_tag = pipeline.make_image_encoder(shop, read, image_training, weights=image_weights)
-    encoders = pipeline.encoders(text_tag, image_tag)
-    pipeline.encode(shop, read, encoders)
-    pipeline.publish(shop, encoders)
-    settings = FitSettings(variant=variant, seed=seed)
-    bundle, tag = pipeline.fit(shop, read, encoders, settings, target_error=target_error, min_class=min_class)
-    _print_metrics(bundle.metrics)
-    out.print(tag)
-
-
-def _print_metrics(metrics: Mapping[str, Any]) -> None:
-    table = Table(title=f"{metrics['products']:,} test products, through the path that serves")
-    for column in ("", "macro-F1", "weighted-F1", "accuracy", "log-loss"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name in ("text", "image", "fused"):
-        scores = metrics[name]
-        if scores is not None:
-            cells = [f"{scores[key]:.3f}" for key in ("macro_f1", "weighted_f1", "accuracy", "log_loss")]
-            table.add_row(f"{name} alone" if name != "fused" else name, *cells)
-    out.print(table)
-    classes = Table(title="by category")
-    for column in ("category", "precision", "recall", "F1", "products"):
-        classes.add_column(column, justify="left" if column == "category" else "right")
-    for row in metrics["per_class"]:
-        label = row["name"] if row["name"] == row["code"] else f"{row['code']} {row['name']}"
-        cells = [f"{row[key]:.3f}" for key in ("precision", "recall", "f1")]
-        classes.add_row(label, *cells, f"{row['products']:,}")
-    out.print(classes)
-    error, target = metrics["accepted_error"], metrics["target_error"]
-    wrong = (
-        f", of which {error:.1%} wrong (target {target:.1%})"
-        if error is not None
-        else f": too few held-out products to show that any stay under {target:.1%} wrong"
-    )
-    out.print(f"ECE {metrics['ece']:.3f}; accepted {metrics['accepted_share']:.1%} of products{wrong}")
+# BentoML and Feast report usage to their makers unless told not to.
+QUIET = {"BENTOML_DO_NOT_TRACK": "true", "ANONYMIZED_TELEMETRY": "False", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def main() -> None:
     """Run the command line; an AisleError is one line, not a traceback."""
+    environment = TrainingEnvironment.read()
+    # BentoML reads these when it is imported, which `training.commands` does.
+    for name, value in {**QUIET, "BENTOML_HOME": str(environment.home / "bentoml")}.items():
+        os.environ.setdefault(name, value)
+    from training.commands import app
+
     try:
-        app()
+        app(prog_name="python -m training")
     except AisleError as error:
-        progress_console.print(f"[red]error:[/red] {error}", highlight=False)
+        console.print(f"[red]error:[/red] {error}", highlight=False)
         sys.exit(1)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from aisle import store
 from aisle.bundle import Bundle
@@ -39,7 +40,7 @@ DELTA = 0.05  # the accept threshold keeps its target with probability 1 - DELTA
 
 @dataclass(frozen=True, kw_only=True)
 class Shop:
-    """Where one shop's work lies. `open` makes its folders and points BentoML's store into it."""
+    """Where one shop's work lies. `open` makes its folders, and the one of BENTOML_HOME."""
 
     environment: TrainingEnvironment
 
@@ -47,8 +48,7 @@ class Shop:
     def open(cls, environment: TrainingEnvironment) -> Shop:
         environment.features.mkdir(parents=True, exist_ok=True)
         environment.scratch.mkdir(parents=True, exist_ok=True)
-        home = os.environ.setdefault("BENTOML_HOME", str(environment.home / "bentoml"))
-        Path(home).mkdir(parents=True, exist_ok=True)
+        Path(os.environ["BENTOML_HOME"]).mkdir(parents=True, exist_ok=True)
         return cls(environment=environment)
 
 
@@ -94,6 +94,7 @@ def _train_on_catalogue(catalog: Catalog, training: ImageTraining, work: Path) -
         training,
         classes=len(taxonomy),
         work=work,
+        device=best_device(),
     )
     return encoder
 
@@ -116,13 +117,19 @@ def known_categories(catalog: Catalog, *, min_class: int) -> Taxonomy:
     return Taxonomy.from_codes(codes, catalog.names)
 
 
+def best_device() -> str:
+    """A GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def encoders(text_tag: str = "", image_tag: str = "") -> Encoders:
     """Load two encoders of the model store; an empty tag means the newest."""
+    device = best_device()
     text_tag = store.resolve(text_tag or f"{store.TEXT_ENCODER}:latest")
     image_tag = store.resolve(image_tag or f"{store.IMAGE_ENCODER}:latest")
     return Encoders(
-        text=store.load_text_encoder(text_tag.partition(":")[2]),
-        image=store.load_image_encoder(image_tag.partition(":")[2]),
+        text=store.load_text_encoder(text_tag.partition(":")[2], device),
+        image=store.load_image_encoder(image_tag.partition(":")[2], device),
     )
 
 
