@@ -129,9 +129,9 @@ def _exists(tag: str) -> bool:
 
 
 def _copy_into_store(tag: str, folder: Path, metadata: Mapping[str, Any]) -> None:
-    with warnings.catch_warnings(), bentoml.models.create(tag, metadata=dict(metadata)) as model:
-        # BentoML asks pathspec, on leaving this block, in a way that pathspec is giving up.
-        warnings.simplefilter("ignore", DeprecationWarning)
+    # BentoML asks pathspec for a list of patterns in a way that pathspec is giving up.
+    quiet = warnings.catch_warnings(action="ignore", category=DeprecationWarning)
+    with quiet, bentoml.models.create(tag, metadata=dict(metadata)) as model:
         for source in sorted(p for p in folder.rglob("*") if p.is_file()):
             target = Path(model.path) / source.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)

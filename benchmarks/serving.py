@@ -130,7 +130,8 @@ def main(
     systems: Annotated[str, typer.Option(help="Which, between commas.")] = "aisle,fastapi,litserve",
     rounds: Annotated[int, typer.Option(min=1, max=20)] = 2,
 ) -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped politely, it stops its servers
+    for stop in (signal.SIGINT, signal.SIGTERM):  # either way it stops its servers
+        signal.signal(stop, signal.default_int_handler)
     clients = [int(part) for part in concurrency.split(",")]
     chosen = systems.split(",")
     if unknown := set(chosen) - set(SETTINGS):
