@@ -7,7 +7,6 @@ trusted but a folder whose own manifest verifies, and the newest version is foun
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -129,9 +128,7 @@ def _exists(tag: str) -> bool:
 
 
 def _copy_into_store(tag: str, folder: Path, metadata: Mapping[str, Any]) -> None:
-    # BentoML asks pathspec for a list of patterns in a way that pathspec is giving up.
-    quiet = warnings.catch_warnings(action="ignore", category=DeprecationWarning)
-    with quiet, bentoml.models.create(tag, metadata=dict(metadata)) as model:
+    with bentoml.models.create(tag, metadata=dict(metadata)) as model:
         for source in sorted(p for p in folder.rglob("*") if p.is_file()):
             target = Path(model.path) / source.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,8 @@ def main(
     port: Annotated[int, typer.Option(help="Port of the service; another is taken when it is busy.")] = 3000,
 ) -> None:
     started = time.monotonic()
+    # BentoML shows deprecations, and its own use of pathspec is one.
+    warnings.filterwarnings("ignore", message="GitWildMatchPattern", category=DeprecationWarning)
     environment = TrainingEnvironment.read()
     shop = pipeline.Shop.open(environment)
     folder = environment.home / "catalog"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 from aisle.errors import AisleError
 from training.progress import console
@@ -21,6 +22,8 @@ def main() -> None:
         os.environ.setdefault(name, value)
     from training.commands import app
 
+    # BentoML shows deprecations, and its own use of pathspec is one.
+    warnings.filterwarnings("ignore", message="GitWildMatchPattern", category=DeprecationWarning)
     try:
         app(prog_name="python -m training")
     except AisleError as error:
