@@ -35,7 +35,7 @@ from rich.table import Table
 from aisle.development_redis import ensure_development_redis
 from aisle.product import Product
 from benchmarks.products import make_products
-from benchmarks.servers import HOST, Server, Setting, running
+from benchmarks.servers import HOST, Server, Setting, running, work_alone
 
 PRODUCTS = 96
 CHECKED = 16  # products whose answers are compared before each measurement
@@ -238,7 +238,7 @@ def _best(trials: Sequence[Mapping[str, Any]], system: str) -> Setting:
 def measure(
     stage: Stage, settings: Sequence[Setting], clients: Sequence[int], rounds: int
 ) -> list[dict[str, Any]]:
-    """One row a round, concurrency, system and traffic. All servers are up; one at a time has work."""
+    """One row a round, concurrency, system and traffic. All servers are up, but one at a time runs."""
     with ExitStack() as stack:
         servers = [
             stack.enter_context(running(setting, stage.environ, OUT / f"{setting.system}.log"))
@@ -252,6 +252,7 @@ def measure(
             for concurrency in clients:
                 say(f"round {number + 1} of {rounds}, {concurrency} clients")
                 for server, traffic in sent:
+                    work_alone(server, servers)
                     name = server.setting.system + (" new" if traffic == "new" else "")
                     figures = load(stage, server, traffic, concurrency, stage.seconds)
                     rows.append({"system": name, "concurrency": concurrency, **figures})
