@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -130,6 +131,8 @@ def main(
     systems: Annotated[str, typer.Option(help="Which, between commas.")] = "aisle,fastapi,litserve",
     rounds: Annotated[int, typer.Option(min=1, max=20)] = 2,
 ) -> None:
+    # BentoML's use of pathspec, which it shows in spite of its being BentoML's to mend.
+    warnings.filterwarnings("ignore", message="GitWildMatchPattern", category=DeprecationWarning)
     for stop in (signal.SIGINT, signal.SIGTERM):  # either way it stops its servers
         signal.signal(stop, signal.default_int_handler)
     clients = [int(part) for part in concurrency.split(",")]
