@@ -15,7 +15,7 @@ from aisle.bundle import Bundle
 from aisle.calibration import PATTERNS, pattern_index
 from aisle.errors import BundleError, ProductError
 from aisle.fusion import fusion_logits
-from aisle.image import ImageEncoder, decode_image, image_hash
+from aisle.image import ImageEncoder, decode_with_size, image_hash
 from aisle.prediction import Candidate, Prediction, Source
 from aisle.product import Product
 from aisle.taxonomy import Taxonomy
@@ -28,7 +28,8 @@ DEFAULT_TOP_K = 5
 class Item:
     """A product after preprocessing: what travels through the batching queue.
 
-    `pixels_HWC` is uint8 [size, size, 3]. None means that the request gave no such part.
+    `pixels_HWC` is uint8 [size, size, 3], `image_size` (width, height) as uploaded. None means that the
+    request gave no such part.
     """
 
     product_id: str | None = None
@@ -36,6 +37,8 @@ class Item:
     text_hash: str | None = None
     pixels_HWC: np.ndarray | None = None
     image_hash: str | None = None
+    image_size: tuple[int, int] | None = None
+    description_missing: bool = True
     top_k: int = DEFAULT_TOP_K
 
 
@@ -114,9 +117,9 @@ class Classifier:
                 wanted="at least one of them",
             )
         text = clean_text(product.title, product.description, self.text_encoder.settings)
-        pixels_HWC = digest = None
+        pixels_HWC = size = digest = None
         if product.image is not None:
-            pixels_HWC = decode_image(product.image, self.image_encoder.settings)
+            pixels_HWC, size = decode_with_size(product.image, self.image_encoder.settings)
             digest = image_hash(product.image)
         return Item(
             product_id=product.product_id,
@@ -124,6 +127,8 @@ class Classifier:
             text_hash=text_hash(text) if text else None,
             pixels_HWC=pixels_HWC,
             image_hash=digest,
+            image_size=size,
+            description_missing=not product.description.strip(),
             top_k=top_k,
         )
 

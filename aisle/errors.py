@@ -37,5 +37,13 @@ class FeatureStoreError(AisleError):
     """The feature store does not hold, or did not keep, what it should."""
 
 
+class LedgerError(AisleError):
+    """The ledger's database is away or locked; the same call may succeed later."""
+
+
+class LedgerRefusedError(LedgerError):
+    """The ledger's database refuses these rows, now and later."""
+
+
 class SettingError(AisleError):
     """A setting (an `AISLE_*` variable or an option) has a value that cannot be used."""

@@ -17,7 +17,7 @@ from torch import nn
 from aisle.backbone import BACKBONES, build_backbone, fold_batch_norms
 from aisle.errors import BundleError, EncoderError
 from aisle.manifest import verify_manifest, write_manifest
-from aisle.picture import DECODING, ImageSettings, decode_image, image_hash
+from aisle.picture import DECODING, ImageSettings, decode_image, decode_with_size, image_hash
 from aisle.picture_header import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, sniff
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "ImageEncoder",
     "ImageSettings",
     "decode_image",
+    "decode_with_size",
     "image_hash",
     "normalise",
     "sniff",

@@ -87,6 +87,11 @@ def decode_image(data: bytes, settings: ImageSettings) -> np.ndarray:
     Raises ProductError with reason image_format, image_too_large_bytes, image_too_many_pixels (these
     before any pixel is decoded), image_truncated or image_broken.
     """
+    return decode_with_size(data, settings)[0]
+
+
+def decode_with_size(data: bytes, settings: ImageSettings) -> tuple[np.ndarray, tuple[int, int]]:
+    """`decode_image`, and the (width, height) in pixels that the picture was uploaded with."""
     header = read_header(data)
     try:
         return _decode(header, settings)
@@ -98,14 +103,15 @@ def decode_image(data: bytes, settings: ImageSettings) -> np.ndarray:
         raise broken(header.format, str(error) or type(error).__name__) from error
 
 
-def _decode(header: Header, settings: ImageSettings) -> np.ndarray:
+def _decode(header: Header, settings: ImageSettings) -> tuple[np.ndarray, tuple[int, int]]:
     with _READERS[header.format](io.BytesIO(header.data)) as picture:
-        check_pixels(*picture.size)
+        width, height = picture.size
+        check_pixels(width, height)
         _reduce_in_decoder(picture, settings.size)
         picture.load()
         rgb = _to_rgb(picture, settings.size)
     box = _content_box(rgb) if settings.trim_white else (0, 0, *rgb.size)
-    return _fit_into_square(rgb, box, header.orientation, settings.size)
+    return _fit_into_square(rgb, box, header.orientation, settings.size), (width, height)
 
 
 def _reduce_in_decoder(picture: ImageFile, size: int) -> None:

@@ -27,8 +27,8 @@ class Product:
     def __post_init__(self) -> None:
         if self.product_id is not None:
             check_product_id(self.product_id)
-        _check_length("title", self.title, MAX_TITLE_CHARS)
-        _check_length("description", self.description, MAX_DESCRIPTION_CHARS)
+        _check_text("title", self.title, MAX_TITLE_CHARS)
+        _check_text("description", self.description, MAX_DESCRIPTION_CHARS)
 
     @property
     def is_empty(self) -> bool:
@@ -43,15 +43,21 @@ def check_product_id(product_id: str) -> None:
         raise ProductError(
             "product_id_empty", field="product_id", found="an empty id", wanted="1 or more characters"
         )
-    if len(product_id) > MAX_PRODUCT_ID_CHARS:
-        _check_length("product_id", product_id, MAX_PRODUCT_ID_CHARS)
+    _check_text("product_id", product_id, MAX_PRODUCT_ID_CHARS)
+    if not product_id.isprintable():
+        raise ProductError(
+            "product_id_control",
+            field="product_id",
+            found=repr(product_id),
+            wanted="an id of printable characters",
+        )
     if "{" in product_id or "}" in product_id:
         raise ProductError(
             "product_id_brace", field="product_id", found=repr(product_id), wanted="an id without { and }"
         )
 
 
-def _check_length(field: str, value: str, limit: int) -> None:
+def _check_text(field: str, value: str, limit: int) -> None:
     if len(value) > limit:
         raise ProductError(
             "text_too_long",
@@ -59,3 +65,12 @@ def _check_length(field: str, value: str, limit: int) -> None:
             found=f"{len(value):,} characters",
             wanted=f"at most {limit:,}",
         )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ProductError(
+            "text_broken",
+            field=field,
+            found=f"half of a surrogate pair at character {error.start:,}",
+            wanted="Unicode text",
+        ) from error

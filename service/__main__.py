@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +12,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from aisle.errors import SettingError
-from service.settings import Settings, describe
+from aisle.errors import AisleError, LedgerError, SettingError
+from aisle.ledger import Ledger, ledger_url
+from service.settings import CHAMPION, Settings, describe
 
-cli = typer.Typer(add_completion=False, no_args_is_help=True, help="Serve a classifier over HTTP.")
+cli = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Serve a classifier over HTTP, and say which."
+)
+
+console = Console(width=None if sys.stdout.isatty() else 160)
 
 # BentoML, Evidently and Feast report usage to their makers unless told not to.
 QUIET = {"BENTOML_DO_NOT_TRACK": "true", "DO_NOT_TRACK": "1", "ANONYMIZED_TELEMETRY": "False"}
@@ -27,17 +33,10 @@ def serve(
     workers: Annotated[int | None, typer.Option(min=1, help="Overrides AISLE_WORKERS.")] = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; requests in flight are answered first."""
-    environ = {**os.environ, **QUIET}
     if workers is not None:
-        environ["AISLE_WORKERS"] = str(workers)
-    try:
-        settings = Settings.from_environment(environ)
-    except SettingError as error:
-        raise typer.BadParameter(str(error)) from error
-    environ.setdefault("BENTOML_HOME", str(settings.home.absolute() / "bentoml"))
-    Path(environ["BENTOML_HOME"]).mkdir(parents=True, exist_ok=True)
-    os.environ.update(environ)
-    check_model(settings.model)
+        os.environ["AISLE_WORKERS"] = str(workers)
+    settings = read_settings()
+    check_model(settings)
     command = [
         sys.executable,
         "-m",
@@ -51,19 +50,102 @@ def serve(
     ]
     command += ["--timeout-graceful-shutdown", str(settings.stop_timeout_s)]
     sys.stdout.flush()
-    os.execve(sys.executable, command, environ)  # signals then reach BentoML's supervisor itself
+    os.execve(sys.executable, command, os.environ)  # signals then reach BentoML's supervisor itself
 
 
-def check_model(tag: str) -> None:
-    """End here, with one line, where the model store does not know `tag`. (Workers verify it whole; the
-    supervisor would start one that fails again and again.)"""
-    import bentoml  # reads BENTOML_HOME when it is imported
+def read_settings() -> Settings:
+    """The settings, with this process's environment made ready for BentoML, which reads its own when it is
+    imported. Ends the command with one line where a variable is wrong."""
+    try:
+        settings = Settings.from_environment()
+    except SettingError as error:
+        raise typer.BadParameter(str(error)) from error
+    os.environ.update(QUIET)
+    os.environ.setdefault("BENTOML_HOME", str(settings.home.absolute() / "bentoml"))
+    Path(os.environ["BENTOML_HOME"]).mkdir(parents=True, exist_ok=True)
+    return settings
 
-    name = tag.partition(":")[0]
-    held = [str(model.tag) for model in bentoml.models.list() if model.tag.name == name]
-    if tag not in held and not (tag.endswith(":latest") and held):
-        wanted = ", ".join(held) or f"a model in {os.environ['BENTOML_HOME']}: python -m training fit"
-        raise typer.BadParameter(f"AISLE_MODEL: found {tag!r}, wanted {wanted}")
+
+def check_model(settings: Settings) -> None:
+    """End here, with one line, where the model store lacks what is to be served. (Workers verify it whole;
+    the supervisor would start one that fails again and again.) The first champion is written down, so that
+    workers which start later follow the same one."""
+    from aisle import store  # imports BentoML, which reads BENTOML_HOME then
+
+    held = store.versions(store.CLASSIFIER)
+    if settings.model != CHAMPION:
+        name, _, version = settings.model.partition(":")
+        if (version != "latest" and version not in store.versions(name)) or not store.versions(name):
+            wanted = ", ".join(f"{store.CLASSIFIER}:{one}" for one in held) or _nothing_held()
+            raise typer.BadParameter(f"AISLE_MODEL: found {settings.model!r}, wanted {wanted}")
+        return
+    if not held:
+        raise typer.BadParameter(f"model store: found no {store.CLASSIFIER}, wanted {_nothing_held()}")
+    try:
+        ledger = open_ledger(settings)
+        if ledger.champion() is None:
+            ledger.deploy(store.resolve(store.LATEST), "the newest model when serving began")
+    except LedgerError as error:
+        console.print(f"[yellow]the ledger is away, so the newest model is served:[/yellow] {error}")
+
+
+def _nothing_held() -> str:
+    return f"a model in {os.environ['BENTOML_HOME']}: python -m training fit"
+
+
+def open_ledger(settings: Settings) -> Ledger:
+    ledger = Ledger.open(ledger_url(settings.home, settings.database_url))
+    ledger.create_tables()
+    return ledger
+
+
+@cli.command()
+def promote(
+    tag: Annotated[str, typer.Argument(help="A classifier's tag or version, or latest.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the ledger.")] = "by hand",
+) -> None:
+    """Make a classifier the champion. Every worker that serves the champion follows within seconds."""
+    settings = read_settings()
+    from aisle import store
+
+    wanted = tag if ":" in tag else f"{store.CLASSIFIER}:{tag}"
+    try:
+        store.load_bundle(wanted)  # verified here, so that a broken one is refused before it is announced
+        deployment = open_ledger(settings).deploy(store.resolve(wanted), reason)
+    except AisleError as error:
+        raise typer.BadParameter(str(error)) from error
+    console.print(f"{deployment.model} is the champion from now on")
+
+
+@cli.command()
+def rollback(reason: Annotated[str, typer.Option(help="Why; kept in the ledger.")] = "by hand") -> None:
+    """Make the champion before the present one the champion again."""
+    settings = read_settings()
+    try:
+        ledger = open_ledger(settings)
+        history = ledger.deployments()
+        before = next((old for old in history if old.model != history[0].model), None)
+        if before is None:
+            held = history[0].model if history else "no deployment"
+            raise AisleError(f"rollback: found {held} alone in the ledger, wanted a champion before it")
+        deployment = ledger.deploy(before.model, f"rollback from {history[0].model}: {reason}")
+    except AisleError as error:
+        raise typer.BadParameter(str(error)) from error
+    console.print(f"{deployment.model} is the champion again")
+
+
+@cli.command()
+def deployments(limit: Annotated[int, typer.Option(min=1, max=1000)] = 20) -> None:
+    """List the champions of late, newest first."""
+    try:
+        history = open_ledger(read_settings()).deployments(limit)
+    except LedgerError as error:
+        raise typer.BadParameter(str(error)) from error
+    table = Table("since (UTC)", "model", "reason")
+    for one in history:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(one.at_s))
+        table.add_row(since, one.model, one.reason)
+    console.print(table if history else "no deployment yet; `python -m service serve` makes the first")
 
 
 @cli.command()
@@ -72,7 +154,7 @@ def settings() -> None:
     table = Table("variable", "default", "meaning")
     for row in describe():
         table.add_row(*row)
-    Console().print(table)
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,26 @@ import functools
 import gc
 import logging
 import os
+import uuid
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bentoml
 from starlette.types import ASGIApp
 
-from aisle.errors import AisleError
+from aisle.columns import measure_columns
+from aisle.errors import AisleError, LedgerError
+from aisle.ledger import Ledger, ledger_url
 from service.bentoml_bridge import BridgedService, Dispatcher, service_class
-from service.desk import Answer, Desk
+from service.desk import Answer, Desk, Job
 from service.doors import METHODS, Doors
 from service.engine import Engine
 from service.guard import EdgeGuard
+from service.labels import LabelBook
+from service.models import Models, warm_engine
+from service.recorder import Recorder, sampled
 from service.settings import Settings
 from service.telemetry import SECONDS, Telemetry, forget_dead_workers
 
@@ -46,6 +54,7 @@ def guarded(app: ASGIApp) -> ASGIApp:
         methods=METHODS,
         max_body_bytes=SETTINGS.max_body_bytes,
         body_timeout_s=SETTINGS.body_timeout_s,
+        max_held_bytes=SETTINGS.max_held_bytes,
         on_refusal=telemetry().error,
     )
 
@@ -53,6 +62,11 @@ def guarded(app: ASGIApp) -> ASGIApp:
 def current_desk() -> Desk:
     desk: Desk = bentoml.get_current_service().desk
     return desk
+
+
+def current_labels() -> LabelBook:
+    labels: LabelBook = bentoml.get_current_service().labels
+    return labels
 
 
 @bentoml.service(
@@ -66,12 +80,14 @@ def current_desk() -> Desk:
     tracing={"excluded_urls": ".*"},  # nothing exports spans; making them took a sixth of a request's CPU
     metrics={"duration": {"buckets": list(SECONDS)}},
 )
-@bentoml.asgi_app(Doors(current_desk).app())
+@bentoml.asgi_app(Doors(current_desk, current_labels).app())
 class Aisle:
     """Files products into categories."""
 
     desk: Desk
-    engine: Engine
+    labels: LabelBook
+    models: Models
+    recorder: Recorder
     bento_service: BridgedService  # set by BentoML
 
     @bentoml.on_startup
@@ -86,27 +102,38 @@ class Aisle:
 
     async def _open(self) -> None:
         forget_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
-        classifier = load_classifier(SETTINGS)
-        features = open_features(SETTINGS, classifier)
-        features.read(["warm-up"])
-        self.engine = Engine(classifier, features, write_back=SETTINGS.write_back)
-        self.telemetry: Telemetry | None = None  # warm-up batches are not counted
-        dispatch = Dispatcher(self.bento_service, "classify")
-        await dispatch.warm(warm_item(classifier))
-        self.telemetry = telemetry()
-        bundle = classifier.bundle
-        self.telemetry.serving(
-            classifier.version, bundle.text_encoder.revision, bundle.image_encoder.revision, bundle.taxonomy
+        ledger = open_ledger(SETTINGS)
+        self.models = Models(
+            ledger,
+            wanted=SETTINGS.model,
+            newest=newest_classifier,
+            load=functools.partial(load_engine, SETTINGS),
+            warm=lambda engine: warm_engine(engine, warm_item(engine.classifier), SETTINGS.max_batch),
+            on_swap=telemetry().swapped,
+            keep_s=2 * SETTINGS.request_timeout_s,
         )
+        self.models.open()
+        self.recorder = Recorder(
+            ledger,
+            sample=sampled(SETTINGS.ledger_embeddings),
+            on_written=functools.partial(telemetry().recorded, "written"),
+            on_dropped=functools.partial(telemetry().recorded, "dropped"),
+            on_waiting=telemetry().records_waiting,
+        )
+        self.dispatch = Dispatcher(self.bento_service, "classify")
+        self.warming = True
+        await self.dispatch.warm(warm_job(self.models.champion))
+        self.warming = False
         self.desk = Desk(
-            model=classifier.version,
-            prepare=classifier.prepare,
-            dispatch=dispatch,
-            telemetry=self.telemetry,
+            champion=lambda: self.models.champion,
+            dispatch=self.dispatch,
+            telemetry=telemetry(),
             decode_threads=SETTINGS.decode_threads,
             max_queue=SETTINGS.max_queue,
             request_timeout_s=SETTINGS.request_timeout_s,
         )
+        self.labels = LabelBook(ledger, lambda: self.models.champion.classifier.taxonomy)
+        self.models.follow()
         # A full collection walks every object of torch and feast: 0.3 s in which nothing is answered.
         gc.collect()
         gc.freeze()
@@ -114,30 +141,86 @@ class Aisle:
     @bentoml.on_shutdown
     async def close(self) -> None:
         self.desk.close()
-        self.engine.close()
+        self.labels.close()
+        self.models.close()
+        self.recorder.close()
 
     @bentoml.api(
         batchable=True,
         max_batch_size=SETTINGS.max_batch,
         max_latency_ms=int(SETTINGS.max_latency_s * 1000),
     )
-    def classify(self, items: list[Any]) -> list[Any]:
-        """A batch of `aisle.classifier.Item` to a list of Answer, in order. EdgeGuard lets no HTTP
-        request reach this method's own route; the doors use the dispatcher."""
-        batch = self.engine.answer(items)
-        if self.telemetry is not None:
-            self.telemetry.batch(batch)
-        return [Answer(outcome=o, model=batch.model, started=batch.started) for o in batch.outcomes]
+    def classify(self, jobs: list[Any]) -> list[Any]:
+        """A batch of Job to a list of Answer, in order. EdgeGuard lets no HTTP request reach this method's
+        own route; the doors use the dispatcher."""
+        if not self.warming:
+            telemetry().queued(self.dispatch.depth)
+        return [answer for same in by_engine(jobs) for answer in self._answer(same)]
+
+    def _answer(self, jobs: Sequence[Job]) -> list[Answer]:
+        batch = jobs[0].engine.answer([job.item for job in jobs])
+        prediction_ids = [uuid.uuid4().hex for _ in jobs]
+        if not self.warming:  # warm-up batches are neither counted nor recorded
+            telemetry().batch(batch.outcomes, batch.seconds)
+            self.recorder.record(jobs, prediction_ids, batch)
+        return [
+            Answer(outcome=outcome, prediction_id=prediction_id, started=batch.started)
+            for outcome, prediction_id in zip(batch.outcomes, prediction_ids, strict=True)
+        ]
 
 
-def load_classifier(settings: Settings) -> Classifier:
+def by_engine(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Neighbours of one engine together, in order: during a swap a batch may hold jobs of two."""
+    for _, same in groupby(jobs, key=lambda job: id(job.engine)):
+        yield list(same)
+
+
+def open_ledger(settings: Settings) -> Ledger:
+    """The ledger, with its tables where the database can be reached."""
+    ledger = Ledger.open(ledger_url(settings.home, settings.database_url))
+    try:
+        ledger.create_tables()
+    except LedgerError as error:
+        logger.warning("answers go on without the ledger: %s", error)
+    return ledger
+
+
+def newest_classifier() -> str:
+    from aisle import store
+
+    return store.resolve(store.LATEST)
+
+
+def load_engine(settings: Settings, tag: str, beside: Engine | None) -> Engine:
+    """The engine of a classifier, verified, its feature views checked. What it has in common with
+    `beside` (encoders, feature reader) is shared. Raises AisleError."""
     import torch
 
     from aisle import store
+    from aisle.classifier import Classifier
 
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(settings.model_threads or max(1, cores // settings.workers))
-    return store.load_classifier(settings.model, None if settings.device == "auto" else settings.device)
+    if beside is None:
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(settings.model_threads or max(1, cores // settings.workers))
+        classifier = store.load_classifier(tag, None if settings.device == "auto" else settings.device)
+        return Engine(classifier, open_features(settings, classifier), write_back=settings.write_back)
+    old = beside.classifier
+    bundle = store.load_bundle(tag)
+    same_text, same_image = (
+        bundle.text_encoder == old.bundle.text_encoder,
+        bundle.image_encoder == old.bundle.image_encoder,
+    )
+    classifier = Classifier(
+        bundle,
+        old.text_encoder if same_text else store.load_text_encoder(bundle.text_encoder.revision, old.device),
+        old.image_encoder
+        if same_image
+        else store.load_image_encoder(bundle.image_encoder.revision, old.device),
+        version=store.resolve(tag),
+        device=old.device,
+    )
+    features = beside.features if same_text and same_image else open_features(settings, classifier)
+    return Engine(classifier, features, write_back=settings.write_back)
 
 
 def warm_item(classifier: Classifier) -> Item:
@@ -148,6 +231,11 @@ def warm_item(classifier: Classifier) -> Item:
 
     size = classifier.image_encoder.settings.size
     return Item(text=WARM_TEXT, pixels_HWC=np.full((size, size, 3), 127, dtype=np.uint8))
+
+
+def warm_job(engine: Engine) -> Job:
+    item = warm_item(engine.classifier)
+    return Job(item=item, columns=measure_columns(item), engine=engine)
 
 
 def open_features(settings: Settings, classifier: Classifier) -> FeatureReader:

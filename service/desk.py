@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from aisle.columns import Columns, measure_columns
 from aisle.errors import ProductError
 from aisle.product import Product
-from service.engine import Outcome
+from service.engine import Engine, Outcome
 from service.errors import RequestError, overloaded
 from service.telemetry import Telemetry
 
@@ -26,48 +27,55 @@ Given = Product | ProductError  # a product of a request, or why it is none
 _LONG_TEXT_CHARS = 4_000  # cleaning more than this takes longer than a trip to the pool and back
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Job:
+    """An item as it waits in the queue, with the engine that it was prepared for: preprocessing and
+    answer are always of one model, whatever is promoted meanwhile."""
+
+    item: Item
+    columns: Columns
+    engine: Engine
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """The outcome of one item, the classifier it came from, and when its batch started (perf_counter)."""
+    """The outcome of one job, the id it is recorded under, and when its batch started (perf_counter)."""
 
     outcome: Outcome
-    model: str
+    prediction_id: str
     started: float
 
 
 class Dispatch(Protocol):
     """What the desk needs of the batching queue."""
 
-    @property
-    def depth(self) -> int: ...
-
-    async def batch_infer(self, items: Sequence[Item]) -> list[Answer | RequestError]: ...
+    async def batch_infer(self, items: Sequence[Job]) -> list[Answer | RequestError]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """One outcome a product, in the order they were given."""
+    """One outcome a product, in the order they were given, all of one model; and the ids under which
+    predictions are recorded ("" for what is none)."""
 
     model: str
     outcomes: Sequence[Outcome]
+    prediction_ids: Sequence[str]
 
 
 class Desk:
-    """`prepare` turns a Product into an Item or raises ProductError; it must be thread-safe."""
+    """`champion` gives the engine in service; a request keeps the one it began with."""
 
     def __init__(
         self,
         *,
-        model: str,
-        prepare: Callable[[Product, int], Item],
+        champion: Callable[[], Engine],
         dispatch: Dispatch,
         telemetry: Telemetry,
         decode_threads: int,
         max_queue: int,
         request_timeout_s: float,
     ) -> None:
-        self.model = model
-        self.prepare = prepare
+        self.champion = champion
         self.dispatch = dispatch
         self.telemetry = telemetry
         self.max_queue = max_queue
@@ -101,47 +109,41 @@ class Desk:
             )
 
     async def _classify(self, given: Sequence[Given], top_k: int) -> Reply:
+        engine = self.champion()
         with self.telemetry.stage("prepare"):
-            prepared = await asyncio.gather(*(self._prepare(product, top_k) for product in given))
-        items = [item for item in prepared if not isinstance(item, ProductError)]
-        answers = iter(await self._dispatch(items))
+            prepared = await asyncio.gather(*(self._prepare(product, top_k, engine) for product in given))
+        answers = iter(await self._dispatch([job for job in prepared if isinstance(job, Job)]))
         outcomes: list[Outcome] = []
-        model = self.model
-        for item in prepared:
-            if isinstance(item, ProductError):
-                outcomes.append(item)
-                continue
-            answer = next(answers)
-            if isinstance(answer, RequestError):
-                outcomes.append(answer)
-            else:
-                outcomes.append(answer.outcome)
-                model = answer.model
-        return Reply(model=model, outcomes=outcomes)
+        prediction_ids: list[str] = []
+        for job in prepared:
+            answer = next(answers) if isinstance(job, Job) else job
+            outcomes.append(answer.outcome if isinstance(answer, Answer) else answer)
+            prediction_ids.append(answer.prediction_id if isinstance(answer, Answer) else "")
+        return Reply(model=engine.classifier.version, outcomes=outcomes, prediction_ids=prediction_ids)
 
-    def _prepare(self, product: Given, top_k: int) -> Awaitable[Item | ProductError]:
+    def _prepare(self, product: Given, top_k: int, engine: Engine) -> Awaitable[Job | ProductError]:
         loop = asyncio.get_running_loop()
         if isinstance(product, Product) and _is_slow(product):
-            return loop.run_in_executor(self._pool, self._prepare_now, product, top_k)
-        done: asyncio.Future[Item | ProductError] = loop.create_future()
-        done.set_result(self._prepare_now(product, top_k) if isinstance(product, Product) else product)
+            return loop.run_in_executor(self._pool, self._prepare_now, product, top_k, engine)
+        done: asyncio.Future[Job | ProductError] = loop.create_future()
+        if isinstance(product, Product):
+            done.set_result(self._prepare_now(product, top_k, engine))
+        else:
+            done.set_result(product)
         return done
 
-    def _prepare_now(self, product: Product, top_k: int) -> Item | ProductError:
+    def _prepare_now(self, product: Product, top_k: int, engine: Engine) -> Job | ProductError:
         try:
-            return self.prepare(product, top_k)
+            item = engine.classifier.prepare(product, top_k)
         except ProductError as error:
             return error
+        return Job(item=item, columns=measure_columns(item), engine=engine)
 
-    async def _dispatch(self, items: Sequence[Item]) -> list[Answer | RequestError]:
-        if not items:
+    async def _dispatch(self, jobs: Sequence[Job]) -> list[Answer | RequestError]:
+        if not jobs:
             return []
         queued = time.perf_counter()
-        answering = asyncio.ensure_future(self.dispatch.batch_infer(items))
-        await asyncio.sleep(0)  # lets the items enter the queue
-        self.telemetry.queued(self.dispatch.depth)
-        answers = await answering
-        self.telemetry.queued(self.dispatch.depth)
+        answers = await self.dispatch.batch_infer(jobs)
         for answer in answers:
             if isinstance(answer, RequestError):
                 self.telemetry.shed(answer.reason)

@@ -1,4 +1,4 @@
-"""The HTTP application of our own: the JSON door, the upload door and their OpenAPI page."""
+"""The HTTP application of our own: the JSON door, the upload door, labels, and their OpenAPI page."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from aisle.errors import ProductError
 from aisle.prediction import Prediction
 from aisle.product import Product
 from service.desk import Desk, Given, Reply
-from service.errors import RETRY_AFTER_S, RequestError, error_object, error_response, json_response
+from service.errors import RequestError, error_object, error_response, json_response
 from service.json_door import read_json
-from service.openapi import CLASSIFY, OPENAPI, UPLOAD, specification
+from service.labels import LabelBook, read_labels
+from service.openapi import CLASSIFY, LABELS, OPENAPI, UPLOAD, specification
 from service.upload_door import read_upload
 from service.wire import result_object
 
@@ -23,6 +25,7 @@ from service.wire import result_object
 METHODS: Mapping[str, Sequence[str]] = {
     CLASSIFY: ("POST",),
     UPLOAD: ("POST",),
+    LABELS: ("POST",),
     OPENAPI: ("GET", "HEAD"),
     "/livez": ("GET", "HEAD"),
     "/readyz": ("GET", "HEAD"),
@@ -33,16 +36,18 @@ logger = logging.getLogger("aisle.service")
 
 
 class Doors:
-    """`desk` gives the worker's desk; it is asked at each request, since the app is older than it."""
+    """`desk` and `labels` give the worker's; they are asked at each request, since the app is older."""
 
-    def __init__(self, desk: Callable[[], Desk]) -> None:
+    def __init__(self, desk: Callable[[], Desk], labels: Callable[[], LabelBook]) -> None:
         self.desk = desk
+        self.labels = labels
 
     def app(self) -> Starlette:
         return Starlette(
             routes=[
                 Route(CLASSIFY, self.classify, methods=["POST"]),
                 Route(UPLOAD, self.upload, methods=["POST"]),
+                Route(LABELS, self.label, methods=["POST"]),
                 Route(OPENAPI, self.openapi, methods=["GET"]),
             ],
             exception_handlers={RequestError: self.refuse, Exception: self.fail},
@@ -62,25 +67,33 @@ class Doors:
             given, top_k = await read_upload(request.headers, body)
         return self._respond([given], await desk.classify([given], top_k))
 
+    async def label(self, request: Request) -> Response:
+        given = read_labels(request.headers.get("content-type", ""), await request.body())
+        results = await self.labels().record(given)
+        faults = [result["error"] for result in results if "error" in result]
+        for fault in faults:
+            self.desk().telemetry.error(fault["reason"])
+        self.desk().telemetry.labelled(len(results) - len(faults))
+        if len(faults) < len(results):
+            return json_response({"results": results})
+        return json_response({"error": faults[0], "results": results}, 422)
+
     async def openapi(self, request: Request) -> Response:
         return json_response(specification())
 
     def _respond(self, given: Sequence[Given], reply: Reply) -> Response:
         """200 where one product or more has an answer; else the error of the first, beside all."""
         telemetry = self.desk().telemetry
-        results = [
-            result_object(product.product_id if isinstance(product, Product) else None, outcome)
-            for product, outcome in zip(given, reply.outcomes, strict=True)
-        ]
+        ids = [product.product_id if isinstance(product, Product) else None for product in given]
+        results = [result_object(*row) for row in zip(ids, reply.prediction_ids, reply.outcomes, strict=True)]
         faults = [outcome for outcome in reply.outcomes if not isinstance(outcome, Prediction)]
         for fault in faults:
             telemetry.error(fault.reason)
         if len(faults) < len(results):
             return json_response({"model": reply.model, "results": results})
-        statuses = [fault.status for fault in faults if isinstance(fault, RequestError)]
-        status = max(statuses, default=422)
-        headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
-        return json_response({"error": error_object(faults[0]), "results": results}, status, headers)
+        worst = max(faults, key=_status)  # the first of them
+        headers = worst.headers if isinstance(worst, RequestError) else None
+        return json_response({"error": error_object(worst), "results": results}, _status(worst), headers)
 
     async def refuse(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestError)
@@ -94,3 +107,7 @@ class Doors:
         )
         self.desk().telemetry.error(refusal.reason)
         return error_response(refusal)
+
+
+def _status(fault: ProductError | RequestError) -> int:
+    return fault.status if isinstance(fault, RequestError) else 422

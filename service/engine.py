@@ -23,12 +23,14 @@ logger = logging.getLogger("aisle.service")
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a batch came to. `seconds` by stage: features, embed, decide; `started` by perf_counter."""
+    """What a batch came to. `seconds` by stage: features, embed, decide; `started` by perf_counter.
+    `embedded` is None where the batch failed and each item was tried alone."""
 
-    model: str
+    classifier: Classifier
     outcomes: Sequence[Outcome]
     started: float
     seconds: dict[str, float]
+    embedded: Embedded | None
 
 
 class Engine:
@@ -43,17 +45,24 @@ class Engine:
         """One outcome an item, in order. Never raises because of an item: where the batch fails, each
         item is tried alone, and only the one that fails again is answered with an error."""
         started = time.perf_counter()
+        embedded: Embedded | None = None
         try:
-            outcomes, seconds = self._answer(items)
+            outcomes, seconds, embedded = self._answer(items)
         except Exception:
             logger.exception("a batch of %d products failed; each is tried alone", len(items))
             outcomes, seconds = [self._answer_alone(item) for item in items], {}
-        return Batch(model=self.classifier.version, outcomes=outcomes, started=started, seconds=seconds)
+        return Batch(
+            classifier=self.classifier,
+            outcomes=outcomes,
+            started=started,
+            seconds=seconds,
+            embedded=embedded,
+        )
 
     def close(self) -> None:
         self.features.close()
 
-    def _answer(self, items: Sequence[Item]) -> tuple[list[Outcome], dict[str, float]]:
+    def _answer(self, items: Sequence[Item]) -> tuple[list[Outcome], dict[str, float], Embedded]:
         clock = [time.perf_counter()]
         stored = self._read(items)
         clock.append(time.perf_counter())
@@ -63,10 +72,10 @@ class Engine:
         if stored is not None and not self.features.available:
             outcomes = [_not_its_fault(outcome) for outcome in outcomes]
         clock.append(time.perf_counter())
-        if self.write_back:
-            self._write_back(items, embedded)
+        if self.write_back and stored is not None and self.features.available:
+            self.features.write_back(items, embedded, stored)
         stages = ("features", "embed", "decide")
-        return outcomes, {name: clock[i + 1] - clock[i] for i, name in enumerate(stages)}
+        return outcomes, {name: clock[i + 1] - clock[i] for i, name in enumerate(stages)}, embedded
 
     def _answer_alone(self, item: Item) -> Outcome:
         try:
@@ -78,9 +87,6 @@ class Engine:
     def _read(self, items: Sequence[Item]) -> Sequence[Stored] | None:
         ids = [item.product_id for item in items]
         return self.features.read(ids) if any(ids) else None
-
-    def _write_back(self, items: Sequence[Item], embedded: Embedded) -> None:
-        self.features.write_back(items, embedded)
 
 
 def _not_its_fault(outcome: Outcome) -> Outcome:

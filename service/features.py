@@ -135,18 +135,24 @@ class FeatureReader:
         nothing = Stored()
         return [held.get(product_id, nothing) if product_id else nothing for product_id in product_ids]
 
-    def write_back(self, items: Sequence[Item], embedded: Embedded) -> None:
-        """Store the vectors that were computed for products with an id. Returns at once."""
+    def write_back(self, items: Sequence[Item], embedded: Embedded, stored: Sequence[Stored]) -> None:
+        """Store the vectors that were computed for products with an id of which nothing was `stored`.
+        Returns at once.
+
+        What the catalogue published is never replaced: a request with a part of a product's text, or a
+        wrong one, would change what the id alone is answered with.
+        """
         modalities = (
-            ("text", embedded.text_BD, embedded.text_source),
-            ("image", embedded.image_BE, embedded.image_source),
+            ("text", embedded.text_BD, embedded.text_source, [held.text_vector_D for held in stored]),
+            ("image", embedded.image_BE, embedded.image_source, [held.image_vector_E for held in stored]),
         )
-        for modality, vectors, sources in modalities:
+        for modality, vectors, sources, held in modalities:
             rows = [
                 (item.product_id, vectors[row].copy(), digest)
                 for row, item in enumerate(items)
                 if sources[row] is Source.COMPUTED
                 and item.product_id is not None
+                and held[row] is None
                 and (digest := item.text_hash if modality == "text" else item.image_hash)
                 and np.isfinite(vectors[row]).all()
             ]

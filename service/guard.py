@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import RequestError, error_response
+from service.errors import RequestError, error_response, overloaded
 
 _LINGER_S = 2.0  # how long a refused body is read on, so that its sender sees the answer and no reset
 
@@ -22,7 +22,8 @@ class EdgeGuard:
     """ASGI: unknown paths answer 404, other methods 405, bodies over the limit 413, slow ones 408.
 
     `methods` maps each allowed path to its methods. A body is read here, whole: what is behind the
-    guard never waits for a client. `on_refusal` is told the reason of each refusal.
+    guard never waits for a client. All bodies that are held at once, arriving or being answered, have
+    `max_held_bytes` together: more is answered 503. `on_refusal` is told the reason of each refusal.
     """
 
     def __init__(
@@ -32,12 +33,15 @@ class EdgeGuard:
         methods: Mapping[str, Sequence[str]],
         max_body_bytes: int,
         body_timeout_s: float,
+        max_held_bytes: int,
         on_refusal: Callable[[str], None],
     ) -> None:
         self.app = app
         self.methods = methods
         self.max_body_bytes = max_body_bytes
         self.body_timeout_s = body_timeout_s
+        self.max_held_bytes = max_held_bytes
+        self.held_bytes = 0
         self.on_refusal = on_refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,14 +55,32 @@ class EdgeGuard:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         incoming = _Incoming(receive)
         try:
-            self._check(scope)
-            body = await self._read_body(incoming)
-        except RequestError as error:
-            self.on_refusal(error.reason)
-            await _refuse(error, incoming, send)
-            return
-        if body is not None:
-            await self.app(scope, _replay(body, receive), send)
+            try:
+                self._check(scope)
+                body = await self._read_body(incoming)
+            except RequestError as error:
+                self._release(incoming)
+                self.on_refusal(error.reason)
+                await _refuse(error, incoming, send)
+                return
+            if body is not None:
+                await self.app(scope, _replay(body, receive), send)
+        finally:
+            self._release(incoming)
+
+    def _hold(self, incoming: _Incoming, size_bytes: int) -> None:
+        if self.held_bytes + size_bytes > self.max_held_bytes:
+            raise overloaded(
+                "bodies_full",
+                found=f"{self.held_bytes:,} bytes of bodies held already",
+                wanted=f"at most {self.max_held_bytes:,} at once, or a retry",
+            )
+        self.held_bytes += size_bytes
+        incoming.held_bytes += size_bytes
+
+    def _release(self, incoming: _Incoming) -> None:
+        self.held_bytes -= incoming.held_bytes
+        incoming.held_bytes = 0
 
     def _check(self, scope: Scope) -> None:
         path, method = scope["path"], scope["method"]
@@ -90,6 +112,7 @@ class EdgeGuard:
             async with asyncio.timeout(self.body_timeout_s):
                 while not incoming.ended:
                     chunks.append(await incoming.read())
+                    self._hold(incoming, len(chunks[-1]))
                     size_bytes += len(chunks[-1])
                     if size_bytes > self.max_body_bytes:
                         raise self._too_large(f"a body of more than {self.max_body_bytes:,} bytes")
@@ -115,6 +138,7 @@ class _Incoming:
         self._receive = receive
         self.ended = False
         self.disconnected = False
+        self.held_bytes = 0
 
     async def read(self) -> bytes:
         message = await self._receive()

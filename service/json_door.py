@@ -30,7 +30,7 @@ def read_json(content_type: str, body: bytes) -> tuple[list[Given], int]:
     A well-formed body is read in one pass, base64 included; only one with a fault is read product by
     product, so that the fault stays with its product.
     """
-    _check_content_type(content_type)
+    check_content_type(content_type, "/v1/classify")
     try:
         request = ClassifyIn.model_validate_json(body)
     except ValidationError:
@@ -38,21 +38,26 @@ def read_json(content_type: str, body: bytes) -> tuple[list[Given], int]:
     return [_product_of(product) for product in request.products], request.top_k
 
 
-def _check_content_type(content_type: str) -> None:
+def check_content_type(content_type: str, path: str) -> None:
+    """Raises RequestError unless it is JSON's."""
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type != "application/json":
         found = repr(media_type[:60]) if media_type else "none"
-        raise RequestError(
-            415, "content_type", field="Content-Type", found=found, wanted="application/json for /v1/classify"
-        )
+        wanted = f"application/json for {path}"
+        raise RequestError(415, "content_type", field="Content-Type", found=found, wanted=wanted)
+
+
+def json_fault(body: bytes, error: ValueError) -> RequestError:
+    """A body that is no JSON."""
+    found = "an empty body" if not body else f"broken JSON ({error})"
+    return RequestError(400, "json_broken", field="body", found=found, wanted="one JSON object")
 
 
 def _read_faulty(body: bytes) -> tuple[list[Given], int]:
     try:
         data = from_json(body)
     except ValueError as error:
-        found = "an empty body" if not body else f"broken JSON ({error})"
-        raise RequestError(400, "json_broken", field="body", found=found, wanted="one JSON object") from error
+        raise json_fault(body, error) from error
     try:
         envelope = Envelope.model_validate(data)
     except ValidationError as error:

@@ -7,10 +7,21 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from service.wire import MAX_PRODUCTS, MAX_TOP_K, ClassifyIn, ClassifyOut, ProductIn, RefusedOut
+from service.wire import (
+    MAX_LABELS,
+    MAX_PRODUCTS,
+    MAX_TOP_K,
+    ClassifyIn,
+    ClassifyOut,
+    LabelsIn,
+    LabelsOut,
+    ProductIn,
+    RefusedOut,
+)
 
 CLASSIFY = "/v1/classify"
 UPLOAD = "/v1/classify/upload"
+LABELS = "/v1/labels"
 OPENAPI = "/openapi.json"
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -40,6 +51,7 @@ _ANSWER = {
     "results": [
         {"error": _FAULT},
         {
+            "prediction_id": "5f0c7c1e6a0b4f0f9a3d5b6c7d8e9f00",
             "product_id": None,
             "category": _NOTEBOOKS,
             "confidence": 0.93,
@@ -54,6 +66,13 @@ _ANSWER = {
         },
     ],
 }
+_LABELS = {
+    "labels": [
+        {"prediction_id": "5f0c7c1e6a0b4f0f9a3d5b6c7d8e9f00", "category": "2522"},
+        {"product_id": "3804725264", "category": "2705", "source": "audit"},
+    ]
+}
+_RECORDED = {"results": [{"recorded": True, "in_taxonomy": True}] * 2}
 _FORM = {
     "type": "object",
     "properties": {
@@ -71,18 +90,22 @@ _FORM = {
 def specification() -> dict[str, Any]:
     """OpenAPI 3.1 of the HTTP interface."""
     _, schemas = models_json_schema(
-        [(model, "validation") for model in (ClassifyIn, ClassifyOut, RefusedOut)], ref_template=_REFERENCE
+        [(model, "validation") for model in (ClassifyIn, ClassifyOut, LabelsIn, LabelsOut, RefusedOut)],
+        ref_template=_REFERENCE,
     )
-    json_body = {"schema": _schema("ClassifyIn"), "example": _REQUEST}
-    form_body = {"schema": _FORM, "example": {"title": "123", "top_k": 2}}
+    json_body = {"application/json": {"schema": _schema("ClassifyIn"), "example": _REQUEST}}
+    form_body = {"multipart/form-data": {"schema": _FORM, "example": {"title": "123", "top_k": 2}}}
+    labels_body = {"application/json": {"schema": _schema("LabelsIn"), "example": _LABELS}}
+    answer = {"schema": _schema("ClassifyOut"), "example": _ANSWER}
+    recorded = {"schema": _schema("LabelsOut"), "example": _RECORDED}
+    label_it = f"Say the true category of 1 to {MAX_LABELS:,} answers or products"
     return {
         "openapi": "3.1.0",
         "info": {"title": "Aisle", "version": "1", "description": "Which aisle does this product go in?"},
         "paths": {
-            CLASSIFY: {
-                "post": _operation(f"Classify 1 to {MAX_PRODUCTS} products", {"application/json": json_body})
-            },
-            UPLOAD: {"post": _operation("Classify one product", {"multipart/form-data": form_body})},
+            CLASSIFY: {"post": _operation(f"Classify 1 to {MAX_PRODUCTS} products", json_body, answer)},
+            UPLOAD: {"post": _operation("Classify one product", form_body, answer)},
+            LABELS: {"post": _operation(label_it, labels_body, recorded)},
             "/livez": {"get": _plain("The process is alive")},
             "/readyz": {"get": _plain("The model is loaded and warm")},
             "/metrics": {"get": _plain("Metrics in Prometheus' text format")},
@@ -91,7 +114,7 @@ def specification() -> dict[str, Any]:
     }
 
 
-def _operation(summary: str, content: dict[str, Any]) -> dict[str, Any]:
+def _operation(summary: str, content: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     refusals = {
         "400": "The body cannot be parsed",
         "408": "The body came too slowly",
@@ -102,12 +125,11 @@ def _operation(summary: str, content: dict[str, Any]) -> dict[str, Any]:
         "504": "No answer in time",
     }
     refused = {"application/json": {"schema": _schema("RefusedOut"), "example": {"error": _FAULT}}}
-    answered = {"application/json": {"schema": _schema("ClassifyOut"), "example": _ANSWER}}
     return {
         "summary": summary,
         "requestBody": {"required": True, "content": content},
         "responses": {
-            "200": {"description": "One result a product, in order", "content": answered},
+            "200": {"description": "One result a product, in order", "content": {"application/json": answer}},
             **{status: {"description": text, "content": refused} for status, text in refusals.items()},
         },
     }

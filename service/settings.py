@@ -1,91 +1,28 @@
-"""Every `AISLE_*` variable of the service: name, default, check and meaning. Read once, at start."""
+"""Every `AISLE_*` variable of the service. Read once, at start."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from aisle.errors import SettingError
+from aisle.environment import (
+    database_url,
+    describe_environment,
+    folder,
+    integer,
+    model_tag,
+    one_of,
+    read_environment,
+    redis_url,
+    seconds,
+    share,
+    variable,
+    yes_or_no,
+)
 
-Check = tuple[Callable[[str], Any], str]  # text to value (ValueError where it is not), and what is wanted
-
-
-def integer(least: int, most: int) -> Check:
-    def parse(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise ValueError
-        return value
-
-    return parse, f"a whole number from {least:,} to {most:,}"
-
-
-def seconds(least: float, most: float) -> Check:
-    def parse(text: str) -> float:
-        value = float(text)
-        if not least <= value <= most:
-            raise ValueError
-        return value
-
-    return parse, f"seconds from {least:g} to {most:g}"
-
-
-def one_of(*choices: str) -> Check:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError
-        return text
-
-    return parse, " or ".join(choices)
-
-
-def yes_or_no() -> Check:
-    values = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-
-    def parse(text: str) -> bool:
-        if text.lower() not in values:
-            raise ValueError
-        return values[text.lower()]
-
-    return parse, "1 or 0"
-
-
-def redis_url() -> Check:
-    def parse(text: str) -> str:
-        scheme = text.partition("://")[0]
-        if text and (not scheme.startswith("redis") or "://" not in text):
-            raise ValueError
-        return text
-
-    return parse, "a URL such as redis://host:6379, or nothing for a private development server"
-
-
-def model_tag() -> Check:
-    def parse(text: str) -> str:
-        name, _, version = text.partition(":")
-        if not name or not version:
-            raise ValueError
-        return text
-
-    return parse, "name:version, for example aisle-classifier:latest"
-
-
-def folder() -> Check:
-    def parse(text: str) -> Path:
-        if not text.strip():
-            raise ValueError
-        return Path(text)
-
-    return parse, "a folder"
-
-
-def variable(name: str, default: str, check: Check, meaning: str) -> dict[str, Any]:
-    """Metadata of a field that is read from `name`; `default` is checked like any other value."""
-    parse, wanted = check
-    return {"name": name, "default": default, "parse": parse, "wanted": wanted, "meaning": meaning}
+CHAMPION = "champion"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +40,17 @@ class Settings:
     model: str = field(
         metadata=variable(
             "AISLE_MODEL",
-            "aisle-classifier:latest",
-            model_tag(),
-            "which classifier of the model store to serve",
+            CHAMPION,
+            model_tag(CHAMPION),
+            "champion: the newest deployment, followed while serving; or a fixed classifier",
+        )
+    )
+    database_url: str = field(
+        metadata=variable("AISLE_DATABASE_URL", "", database_url(), "the ledger; empty: SQLite in AISLE_HOME")
+    )
+    ledger_embeddings: float = field(
+        metadata=variable(
+            "AISLE_LEDGER_EMBEDDINGS", "1", share(), "share of predictions recorded with their embeddings"
         )
     )
     device: str = field(
@@ -156,6 +101,14 @@ class Settings:
             "AISLE_MAX_BODY_BYTES", str(64 * 2**20), integer(1_024, 2**30), "longest request body"
         )
     )
+    max_held_bytes: int = field(
+        metadata=variable(
+            "AISLE_MAX_HELD_BYTES",
+            str(512 * 2**20),
+            integer(1_024, 2**40),
+            "all bodies that one worker holds at once; more are shed",
+        )
+    )
     body_timeout_s: float = field(
         metadata=variable(
             "AISLE_BODY_TIMEOUT_S", "30", seconds(0.1, 600), "time a client has to send its body"
@@ -194,18 +147,9 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        values: dict[str, Any] = {}
-        for item in fields(cls):
-            facts = item.metadata
-            text = environ.get(facts["name"], facts["default"])
-            try:
-                values[item.name] = facts["parse"](text)
-            except ValueError as error:
-                wanted = f"{facts['wanted']} (default {facts['default']!r})"
-                raise SettingError(f"{facts['name']}: found {text!r}, wanted {wanted}") from error
-        return cls(**values)
+        return read_environment(cls, environ)
 
 
 def describe() -> list[tuple[str, str, str]]:
     """(name, default, meaning) of every variable, for the README and `python -m service settings`."""
-    return [(f.metadata["name"], f.metadata["default"], f.metadata["meaning"]) for f in fields(Settings)]
+    return describe_environment(Settings)

@@ -8,7 +8,7 @@ by the code, and no label is made from a request.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,8 +17,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.multiprocess import mark_process_dead
 
 from aisle.prediction import Prediction
-from aisle.taxonomy import Taxonomy
-from service.engine import Batch
+from service.engine import Engine, Outcome
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 PRODUCTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -59,6 +58,32 @@ class Telemetry:
         self._errors = Counter(
             "aisle_errors", "Requests and products not answered, by reason", ["reason"], registry=registry
         )
+        self._records = Counter(
+            "aisle_ledger_records",
+            "Predictions for the ledger, by what became of them",
+            ["outcome"],
+            registry=registry,
+        )
+        self._waiting = Gauge(
+            "aisle_ledger_waiting_records",
+            "Predictions that wait to be written",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._labels = Counter("aisle_labels", "True categories that were given", registry=registry)
+        self._swaps = Counter(
+            "aisle_model_swaps",
+            "Deployments a worker followed or refused",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in ("written", "dropped"):
+            self._records.labels(outcome)
+        for outcome in ("done", "refused"):
+            self._swaps.labels(outcome)
+        for reason in ("queue_full", "latency"):
+            self._shed.labels(reason)
+        self._served: Gauge | None = None
         self._model = Gauge(
             "aisle_model_info",
             "1 for each classifier that a live worker serves",
@@ -87,21 +112,38 @@ class Telemetry:
     def error(self, reason: str) -> None:
         self._errors.labels(reason).inc()
 
-    def batch(self, batch: Batch) -> None:
-        self._batch.observe(len(batch.outcomes))
-        for stage, seconds in batch.seconds.items():
+    def batch(self, outcomes: Sequence[Outcome], seconds_of_stage: Mapping[str, float]) -> None:
+        self._batch.observe(len(outcomes))
+        for stage, seconds in seconds_of_stage.items():
             self._stage.labels(stage).observe(seconds)
-        for outcome in batch.outcomes:
+        for outcome in outcomes:
             if isinstance(outcome, Prediction):
                 self._predictions.labels(outcome.category.code, str(outcome.accepted).lower()).inc()
                 self._confidence.observe(outcome.confidence)
                 self._vectors.labels("text", outcome.text_source.value).inc()
                 self._vectors.labels("image", outcome.image_source.value).inc()
 
-    def serving(self, model: str, text_encoder: str, image_encoder: str, taxonomy: Taxonomy) -> None:
-        """Name the model, and start every category at 0, so that a first prediction is seen as a rise."""
-        self._model.labels(model, text_encoder, image_encoder).set(1)
-        for code in taxonomy.codes:
+    def recorded(self, outcome: str, records: int) -> None:
+        self._records.labels(outcome).inc(records)
+
+    def records_waiting(self, records: int) -> None:
+        self._waiting.set(records)
+
+    def labelled(self, labels: int) -> None:
+        self._labels.inc(labels)
+
+    def swapped(self, outcome: str, engine: Engine) -> None:
+        """Count it, name the model in service, and start its categories at 0, so that a first prediction
+        is seen as a rise."""
+        self._swaps.labels(outcome).inc()
+        if self._served is not None:
+            self._served.set(0)
+        bundle = engine.classifier.bundle
+        self._served = self._model.labels(
+            engine.classifier.version, bundle.text_encoder.revision, bundle.image_encoder.revision
+        )
+        self._served.set(1)
+        for code in bundle.taxonomy.codes:
             for accepted in ("true", "false"):
                 self._predictions.labels(code, accepted)
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -31,6 +32,11 @@ async def read_upload(headers: Mapping[str, str], body: bytes) -> tuple[Given, i
         found = repr(media_type[:60]) if media_type else "none"
         wanted = "multipart/form-data for /v1/classify/upload"
         raise RequestError(415, "content_type", field="Content-Type", found=found, wanted=wanted)
+    charset = _charset(headers.get("content-type", ""))
+    if charset not in ("utf-8", "utf8"):  # the parser would decode with any of Python's codecs
+        raise RequestError(
+            415, "charset", field="Content-Type", found=f"charset {charset[:40]!r}", wanted="charset utf-8"
+        )
     form = await _parse(headers, body)
     try:
         _check_fields(form)
@@ -38,6 +44,11 @@ async def read_upload(headers: Mapping[str, str], body: bytes) -> tuple[Given, i
         return await _read_product(form), top_k
     finally:
         await form.close()
+
+
+def _charset(content_type: str) -> str:
+    _, parameters = parse_options_header(content_type)
+    return parameters.get(b"charset", b"utf-8").decode("latin-1").lower()
 
 
 async def _parse(headers: Mapping[str, str], body: bytes) -> FormData:

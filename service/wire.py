@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from aisle.errors import ProductError
 from aisle.prediction import Candidate, Prediction
+from aisle.product import MAX_PRODUCT_ID_CHARS
 from service.errors import RequestError, error_object
 
 MAX_PRODUCTS = 256
 MAX_TOP_K = 100
+MAX_LABELS = 1_000
+MAX_CODE_CHARS = 128
 DEFAULT_TOP_K = 5
 
 _GIF = "R0lGODlhAQABAIAAAP///wAAACH5BAAAAAAALAAAAAABAAEAAAICRAEAOw=="  # a whole picture of one white pixel
@@ -54,6 +57,41 @@ class Envelope(Strict):
     top_k: TopK = DEFAULT_TOP_K
 
 
+class LabelIn(Strict):
+    """The true category of one answer, or of a product."""
+
+    prediction_id: str | None = Field(
+        None, min_length=1, max_length=32, description="the prediction_id of an answer"
+    )
+    product_id: str | None = Field(
+        None, min_length=1, max_length=MAX_PRODUCT_ID_CHARS, description="a product that was classified"
+    )
+    category: str = Field(
+        min_length=1,
+        max_length=MAX_CODE_CHARS,
+        pattern=r"^[^\x00-\x1f]+$",
+        description=f"a category code of 1 to {MAX_CODE_CHARS} characters",
+    )
+    source: Literal["review", "audit", "seller"] = Field("review", description="review, audit or seller")
+
+
+class LabelsIn(Strict):
+    """1 to 1,000 labels; the answer has one result each, in the same order."""
+
+    labels: Annotated[list[LabelIn], Field(min_length=1, max_length=MAX_LABELS)]
+
+
+class LabelsEnvelope(Strict):
+    """LabelsIn with its labels unread: what is checked before them."""
+
+    labels: Annotated[list[Any], Field(min_length=1, max_length=MAX_LABELS)]
+
+
+class LabelRecordedOut(Strict):
+    recorded: Literal[True]
+    in_taxonomy: bool = Field(description="whether the model in service knows this category")
+
+
 class CategoryOut(Strict):
     code: str
     name: str
@@ -71,6 +109,7 @@ class VectorsOut(Strict):
 
 
 class PredictionOut(Strict):
+    prediction_id: str = Field(description="what a label of this answer refers to")
     product_id: str | None
     category: CategoryOut
     confidence: float = Field(ge=0, le=1, description="calibrated probability of the category")
@@ -102,6 +141,12 @@ class ClassifyOut(Strict):
     results: list[PredictionOut | FaultOut]
 
 
+class LabelsOut(Strict):
+    """One result a label, in the order of the request: recorded, or what is wrong with it."""
+
+    results: list[LabelRecordedOut | FaultOut]
+
+
 class RefusedOut(FaultOut):
     """Nothing was answered. Where every product is bad, `results` says why, one by one."""
 
@@ -109,12 +154,13 @@ class RefusedOut(FaultOut):
 
 
 def result_object(
-    product_id: str | None, outcome: Prediction | ProductError | RequestError
+    product_id: str | None, prediction_id: str, outcome: Prediction | ProductError | RequestError
 ) -> dict[str, Any]:
     """The PredictionOut or FaultOut of one product, as plain JSON values."""
     if not isinstance(outcome, Prediction):
         return {"error": error_object(outcome)}
     return {
+        "prediction_id": prediction_id,
         "product_id": product_id,
         "category": {"code": outcome.category.code, "name": outcome.category.name},
         "confidence": outcome.confidence,

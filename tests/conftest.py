@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import string
 import subprocess
 import sys
@@ -80,4 +81,12 @@ def tiny_home(
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3_000:]
+    return home
+
+
+@pytest.fixture(scope="module")
+def own_tiny_home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `tiny_home` with models, features and registry, but an empty Redis and ledger of its own."""
+    home = tmp_path_factory.mktemp("own") / "home"
+    shutil.copytree(tiny_home, home, ignore=shutil.ignore_patterns("redis", "ledger.db*", "server.log"))
     return home

@@ -272,6 +272,8 @@ def test_a_bad_upload_is_refused(service: TinyService, name: str) -> None:
     ("content_type", "content", "status", "reason"),
     [
         ("application/json", b"{}", 415, "content_type"),
+        ("multipart/form-data; boundary=x; charset=unicode_escape", b"--x--", 415, "charset"),
+        ("multipart/form-data; boundary=x; charset=utf-7", b"--x--", 415, "charset"),
         ("multipart/form-data", b"", 400, "form_broken"),
         ("multipart/form-data; boundary=x", b"nonsense", 400, "form_broken"),
     ],

@@ -35,7 +35,7 @@ def test_a_batch_is_answered_in_order_with_its_times(classifier: Classifier) -> 
     assert isinstance(stored, Prediction)
     assert (text.text_source, stored.text_source) == (Source.COMPUTED, Source.STORED)
     assert unknown.reason == "nothing_known"
-    assert batch.model == MODEL
+    assert batch.classifier.version == MODEL
     assert list(batch.seconds) == ["features", "embed", "decide"]
 
 

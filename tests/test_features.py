@@ -300,7 +300,7 @@ def test_a_shop_without_a_registry_is_named(tmp_path: Path) -> None:
 
 def test_computed_vectors_are_stored_each_later_than_the_last(reader: FeatureReader) -> None:
     for turn in range(1, 4):  # three in the same millisecond: equal timestamps would be dropped
-        reader.write_back(*computed("fresh", f"title {turn}", turn / 4))
+        reader.write_back(*computed("fresh", f"title {turn}", turn / 4), [Stored()])
     wait_for_count(reader, "vectors_written_back", 3)
     (stored,) = reader.read(["fresh"])
     assert stored.text_hash == text_hash("title 3")
@@ -312,17 +312,24 @@ def test_computed_vectors_are_stored_each_later_than_the_last(reader: FeatureRea
 def test_only_computed_vectors_of_products_with_an_id_are_written(reader: FeatureReader) -> None:
     items, embedded = computed("p7", "other", 0.1)
     nameless = [Item(text="other", text_hash=text_hash("other"))]
-    reader.write_back(nameless, embedded)
+    reader.write_back(nameless, embedded, [Stored()])
     read = Embedded(
         text_BD=embedded.text_BD,
         image_BE=embedded.image_BE,
         text_source=[Source.STORED],
         image_source=[Source.ABSENT],
     )
-    reader.write_back(items, read)
+    reader.write_back(items, read, [Stored()])
     reader.close()
     assert reader.counts["vectors_written_back"] == 0
     assert reader.counts["write_backs_dropped"] == 0
+
+
+def test_a_request_with_another_text_does_not_replace_what_is_stored(reader: FeatureReader) -> None:
+    items, embedded = computed("p7", "another text under this id", 0.1)
+    reader.write_back(items, embedded, reader.read(["p7"]))
+    reader.close()
+    assert reader.counts["vectors_written_back"] == 0
 
 
 def test_write_backs_that_redis_does_not_take_are_counted(shop: FeatureShop) -> None:
@@ -335,7 +342,7 @@ def test_write_backs_that_redis_does_not_take_are_counted(shop: FeatureShop) -> 
         deadline_s=0.05,
         on_error=reasons.append,
     )
-    reader.write_back(*computed("p7", "other", 0.1))
+    reader.write_back(*computed("p7", "other", 0.1), [Stored()])
     wait_for_count(reader, "write_backs_dropped", 1)
     assert reasons == ["features_write_dropped"]
     reader.close()
@@ -352,6 +359,6 @@ def test_a_row_from_a_clock_ahead_hides_later_write_backs(shop: FeatureShop, rea
         }
     )
     shop.store.write_to_online_store(shop.text.embedding_view, df=ahead)
-    reader.write_back(*computed("ahead", "later", 0.1))
+    reader.write_back(*computed("ahead", "later", 0.1), [Stored()])
     wait_for_count(reader, "vectors_written_back", 1)
     assert reader.read(["ahead"])[0].text_hash == "0" * 16

@@ -28,6 +28,7 @@ class Edge:
             methods={"/echo": ("POST",), "/livez": ("GET", "HEAD")},
             max_body_bytes=LIMIT_BYTES,
             body_timeout_s=body_timeout_s,
+            max_held_bytes=2 * LIMIT_BYTES,
             on_refusal=self.refusals.append,
         )
         self.client = TestClient(self.guard)
@@ -126,3 +127,14 @@ def test_a_websocket_is_closed(edge: Edge) -> None:
 
     asyncio.run(edge.guard({"type": "websocket", "path": "/echo"}, receive, send))
     assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+def test_bodies_have_one_budget_together_and_give_it_back() -> None:
+    edge = Edge()
+    edge.guard.held_bytes = 2 * LIMIT_BYTES - 10  # as other requests would hold
+    refused = edge.client.post("/echo", content=b"x" * 11)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json()["error"]["reason"] == "bodies_full"
+    assert refused.json()["error"]["found"] == "1,990 bytes of bodies held already"
+    assert edge.client.post("/echo", content=b"x" * 10).status_code == 200
+    assert edge.guard.held_bytes == 2 * LIMIT_BYTES - 10

@@ -100,6 +100,18 @@ def test_a_served_answer_is_the_offline_answer_whatever_its_batch(
             assert probabilities[candidate.category.code] == pytest.approx(candidate.probability, abs=1e-4)
 
 
+def test_stored_vectors_give_the_offline_answer_too(
+    tiny_home: Path, server: LiveServer, offline: Classifier
+) -> None:
+    rows = [row for row in catalogue(tiny_home)[:20] if row["image"]]
+    wanted = offline.predict([offline.prepare(product_of(tiny_home, row)) for row in rows])
+    results = server.classify([{"product_id": row["product_id"]} for row in rows]).json()["results"]
+    for result, prediction in zip(results, wanted, strict=True):
+        assert result["vectors"] == {"text": "stored", "image": "stored"}
+        assert result["category"]["code"] == prediction.category.code
+        assert result["confidence"] == pytest.approx(prediction.confidence, abs=1e-4)
+
+
 def test_a_computed_vector_is_stored_for_the_next_request(server: LiveServer) -> None:
     new = {"product_id": "new-1", "title": "train bois neuf", "image": IMAGE}
     [first] = server.classify([new]).json()["results"]
@@ -113,6 +125,8 @@ def test_a_computed_vector_is_stored_for_the_next_request(server: LiveServer) ->
     assert again["confidence"] == pytest.approx(first["confidence"], abs=1e-4)
     [changed] = server.classify([{**new, "title": "livre roman"}]).json()["results"]
     assert changed["vectors"] == {"text": "computed", "image": "stored"}
+    [by_id] = server.classify([{"product_id": "new-1"}]).json()["results"]
+    assert by_id["confidence"] == pytest.approx(first["confidence"], abs=1e-4)
 
 
 def test_counts_are_the_sum_of_both_workers(server: LiveServer) -> None:

@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
+from tiny_service import MODEL, Pantry, tiny_classifier
 
+from aisle.image import ImageEncoder
 from aisle.prediction import Candidate, Prediction, Source
-from aisle.taxonomy import Category, Taxonomy
-from service.engine import Batch
+from aisle.taxonomy import Category
+from aisle.text import TextEncoder
+from service.engine import Engine
 from service.telemetry import Telemetry, forget_dead_workers
 
 BOOKS = Category(code="10", name="books")
@@ -32,7 +35,7 @@ def test_a_batch_is_counted() -> None:
     registry = CollectorRegistry()
     telemetry = Telemetry(max_batch=32, registry=registry)
     outcomes = [prediction(0.9), prediction(0.3), prediction(0.7)]
-    telemetry.batch(Batch(model="m", outcomes=outcomes, started=0.0, seconds={"embed": 0.004}))
+    telemetry.batch(outcomes, {"embed": 0.004})
     read = registry.get_sample_value
     assert read("aisle_batch_products_bucket", {"le": "2.0"}) == 0
     assert read("aisle_batch_products_bucket", {"le": "4.0"}) == 1
@@ -56,13 +59,22 @@ def test_batch_buckets_end_at_the_largest_batch() -> None:
     assert buckets == ["1.0", "2.0", "4.0", "8.0", "16.0", "24.0", "+Inf"]
 
 
-def test_every_category_starts_at_zero() -> None:
+def test_the_model_in_service_is_named_and_its_categories_start_at_zero(
+    tiny_text_encoder: TextEncoder, tiny_image_encoder: ImageEncoder
+) -> None:
     registry = CollectorRegistry()
     telemetry = Telemetry(max_batch=32, registry=registry)
-    telemetry.serving("m", "aaaaaaaa", "bbbbbbbb", Taxonomy([BOOKS, Category(code="40", name="games")]))
-    assert registry.get_sample_value("aisle_predictions_total", {"category": "40", "accepted": "true"}) == 0
-    model = {"model": "m", "text_encoder": "aaaaaaaa", "image_encoder": "bbbbbbbb"}
-    assert registry.get_sample_value("aisle_model_info", model) == 1
+    engine = Engine(tiny_classifier(tiny_text_encoder, tiny_image_encoder), Pantry(), write_back=False)
+    telemetry.swapped("done", engine)
+    read = registry.get_sample_value
+    encoders = {"text_encoder": tiny_text_encoder.revision, "image_encoder": tiny_image_encoder.revision}
+    assert read("aisle_predictions_total", {"category": "40", "accepted": "true"}) == 0
+    assert read("aisle_model_info", {"model": MODEL, **encoders}) == 1
+    engine.classifier.version = "aisle-classifier:next"
+    telemetry.swapped("done", engine)
+    assert read("aisle_model_info", {"model": MODEL, **encoders}) == 0
+    assert read("aisle_model_info", {"model": "aisle-classifier:next", **encoders}) == 1
+    assert read("aisle_model_swaps_total", {"outcome": "done"}) == 2
 
 
 def test_gauges_of_killed_workers_are_forgotten(tmp_path: Path) -> None:

@@ -16,13 +16,15 @@ from aisle.calibration import PATTERNS, Calibration, PatternCalibration
 from aisle.classifier import Classifier, Embedded, Item, Stored
 from aisle.fusion import FusionSettings, build_fusion
 from aisle.image import ImageEncoder
+from aisle.ledger import Ledger
 from aisle.taxonomy import Taxonomy
 from aisle.text import TextEncoder
-from service.desk import Answer, Desk
+from service.desk import Answer, Desk, Job
 from service.doors import METHODS, Doors
 from service.engine import Engine
 from service.errors import RequestError
 from service.guard import EdgeGuard
+from service.labels import LabelBook
 from service.telemetry import Telemetry
 
 MODEL = "aisle-classifier:tiny"
@@ -59,7 +61,7 @@ class Pantry:
         self.reads.append(list(product_ids))
         return [self.held.get(product_id or "", Stored()) for product_id in product_ids]
 
-    def write_back(self, items: Sequence[Item], embedded: Embedded) -> None:
+    def write_back(self, items: Sequence[Item], embedded: Embedded, stored: Sequence[Stored]) -> None:
         self.written.append((items, embedded))
 
     def close(self) -> None:
@@ -69,34 +71,41 @@ class Pantry:
 class OneBatch:
     """A queue that answers each request as one batch, or sheds what it is told to."""
 
-    def __init__(self, engine: Engine, telemetry: Telemetry) -> None:
-        self.engine = engine
+    def __init__(self, telemetry: Telemetry) -> None:
         self.telemetry = telemetry
-        self.depth = 0
         self.delay_s = 0.0
         self.shed: dict[str, RequestError] = {}  # by text of the item
 
-    async def batch_infer(self, items: Sequence[Item]) -> list[Answer | RequestError]:
+    async def batch_infer(self, items: Sequence[Job]) -> list[Answer | RequestError]:
         await asyncio.sleep(self.delay_s)
-        batch = self.engine.answer(items)
-        self.telemetry.batch(batch)
-        answers = [Answer(outcome=o, model=batch.model, started=batch.started) for o in batch.outcomes]
-        return [self.shed.get(item.text or "", a) for item, a in zip(items, answers, strict=True)]
+        batch = items[0].engine.answer([job.item for job in items])
+        self.telemetry.batch(batch.outcomes, batch.seconds)
+        answers = [
+            Answer(outcome=outcome, prediction_id=f"{row:032x}", started=batch.started)
+            for row, outcome in enumerate(batch.outcomes)
+        ]
+        return [self.shed.get(job.item.text or "", a) for job, a in zip(items, answers, strict=True)]
 
 
 class TinyService:
     def __init__(
-        self, classifier: Classifier, *, max_queue: int = 512, request_timeout_s: float = 30
+        self,
+        classifier: Classifier,
+        *,
+        max_queue: int = 512,
+        request_timeout_s: float = 30,
+        ledger_url: str = "sqlite://",
     ) -> None:
         self.classifier = classifier
         self.registry = CollectorRegistry()
         self.pantry = Pantry()
         telemetry = Telemetry(max_batch=32, registry=self.registry)
         self.engine = Engine(classifier, self.pantry, write_back=True)
-        self.dispatch = OneBatch(self.engine, telemetry)
+        self.dispatch = OneBatch(telemetry)
+        self.ledger = Ledger.open(ledger_url)
+        labels = LabelBook(self.ledger, lambda: classifier.taxonomy)
         self.desk = Desk(
-            model=MODEL,
-            prepare=classifier.prepare,
+            champion=lambda: self.engine,
             dispatch=self.dispatch,
             telemetry=telemetry,
             decode_threads=2,
@@ -104,10 +113,11 @@ class TinyService:
             request_timeout_s=request_timeout_s,
         )
         guard = EdgeGuard(
-            Doors(lambda: self.desk).app(),
+            Doors(lambda: self.desk, lambda: labels).app(),
             methods=METHODS,
             max_body_bytes=MAX_BODY_BYTES,
             body_timeout_s=5,
+            max_held_bytes=16 * MAX_BODY_BYTES,
             on_refusal=telemetry.error,
         )
         self.client = TestClient(guard, raise_server_exceptions=False)

@@ -1,0 +1,135 @@
+"""Environment variables as frozen dataclasses: each field with its variable, default, check and meaning.
+
+A room declares its variables in one file (`settings.py`) and reads them once, when it starts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aisle.errors import SettingError
+
+T = TypeVar("T")
+Check = tuple[Callable[[str], Any], str]  # text to value (ValueError where it is not), and what is wanted
+
+
+def integer(least: int, most: int) -> Check:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            raise ValueError
+        return value
+
+    return parse, f"a whole number from {least:,} to {most:,}"
+
+
+def seconds(least: float, most: float) -> Check:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not least <= value <= most:
+            raise ValueError
+        return value
+
+    return parse, f"seconds from {least:g} to {most:g}"
+
+
+def one_of(*choices: str) -> Check:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError
+        return text
+
+    return parse, " or ".join(choices)
+
+
+def yes_or_no() -> Check:
+    values = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+    def parse(text: str) -> bool:
+        if text.lower() not in values:
+            raise ValueError
+        return values[text.lower()]
+
+    return parse, "1 or 0"
+
+
+def redis_url() -> Check:
+    def parse(text: str) -> str:
+        scheme = text.partition("://")[0]
+        if text and (not scheme.startswith("redis") or "://" not in text):
+            raise ValueError
+        return text
+
+    return parse, "a URL such as redis://host:6379, or nothing for a private development server"
+
+
+def share(least: float = 0.0, most: float = 1.0) -> Check:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not least <= value <= most:
+            raise ValueError
+        return value
+
+    return parse, f"a share from {least:g} to {most:g}"
+
+
+def database_url() -> Check:
+    def parse(text: str) -> str:
+        if text and not text.startswith(("sqlite:///", "postgresql://")):
+            raise ValueError
+        return text
+
+    return parse, "postgresql://user@host/name, sqlite:///file, or nothing for ledger.db in AISLE_HOME"
+
+
+def model_tag(*others: str) -> Check:
+    """A tag of the model store, or one of `others`."""
+
+    def parse(text: str) -> str:
+        name, _, version = text.partition(":")
+        if text not in others and not (name and version):
+            raise ValueError
+        return text
+
+    return parse, " or ".join([*others, "name:version, for example aisle-classifier:latest"])
+
+
+def folder() -> Check:
+    def parse(text: str) -> Path:
+        if not text.strip():
+            raise ValueError
+        return Path(text)
+
+    return parse, "a folder"
+
+
+def variable(name: str, default: str, check: Check, meaning: str) -> dict[str, Any]:
+    """Metadata of a field that is read from `name`; `default` is checked like any other value."""
+    parse, wanted = check
+    return {"name": name, "default": default, "parse": parse, "wanted": wanted, "meaning": meaning}
+
+
+def read_environment(kind: type[T], environ: Mapping[str, str] = os.environ) -> T:
+    """A dataclass whose fields are all made by `variable`. Raises SettingError naming the variable, its
+    value and what is wanted."""
+    values: dict[str, Any] = {}
+    for item in fields(kind):  # type: ignore[arg-type]
+        facts = item.metadata
+        text = environ.get(facts["name"], facts["default"])
+        try:
+            values[item.name] = facts["parse"](text)
+        except ValueError as error:
+            wanted = f"{facts['wanted']} (default {facts['default']!r})"
+            if "://" in text or "@" in text:
+                text = text.partition("://")[0] + "://..."  # what follows may hold a password
+            raise SettingError(f"{facts['name']}: found {text!r}, wanted {wanted}") from error
+    return kind(**values)
+
+
+def describe_environment(kind: type) -> list[tuple[str, str, str]]:
+    """(name, default, meaning) of every variable, for the README and the `settings` commands."""
+    return [(f.metadata["name"], f.metadata["default"], f.metadata["meaning"]) for f in fields(kind)]

@@ -1,0 +1,120 @@
+"""POST /v1/labels: what people found to be true goes into the ledger, where retraining reads it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from aisle.errors import LedgerError, ProductError
+from aisle.ledger import Label, Ledger
+from aisle.taxonomy import Taxonomy
+from service.errors import RETRY_AFTER_S, RequestError, error_object
+from service.json_door import check_content_type, describe, json_fault
+from service.wire import MAX_LABELS, LabelIn, LabelsEnvelope
+
+Given = Label | ProductError  # a label of a request, or why it is none
+
+
+class LabelBook:
+    """The ledger's labels as a request sees them. One thread writes, so that a database that is away holds
+    up labels and nothing else."""
+
+    def __init__(self, ledger: Ledger, taxonomy: Callable[[], Taxonomy]) -> None:
+        self.ledger = ledger
+        self.taxonomy = taxonomy
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="labels")
+
+    async def record(self, given: Sequence[Given]) -> list[dict[str, Any]]:
+        """Write the good ones, in one transaction; one result object each, in order. Raises RequestError
+        (503) when the ledger cannot be reached; nothing is then written."""
+        try:
+            unknown = await asyncio.get_running_loop().run_in_executor(self._pool, self._record_now, given)
+        except LedgerError as error:
+            raise RequestError(
+                503,
+                "ledger_unavailable",
+                field="labels",
+                found="a ledger that does not answer",
+                wanted="a retry with the same labels: none of them was recorded",
+                headers={"Retry-After": str(RETRY_AFTER_S)},
+            ) from error
+        return [self._result(label, unknown) for label in given]
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _record_now(self, given: Sequence[Given]) -> set[str]:
+        """Record what can be; return the prediction ids that the ledger does not know."""
+        good = [label for label in given if isinstance(label, Label)]
+        wanted = {label.prediction_id for label in good if label.prediction_id is not None}
+        unknown = wanted - self.ledger.has_prediction(sorted(wanted)) if wanted else set()
+        self.ledger.record_labels([label for label in good if label.prediction_id not in unknown])
+        return unknown
+
+    def _result(self, label: Given, unknown: set[str]) -> dict[str, Any]:
+        if isinstance(label, ProductError):
+            return {"error": error_object(label)}
+        if label.prediction_id in unknown:
+            return {
+                "error": error_object(
+                    ProductError(
+                        "prediction_unknown",
+                        field="prediction_id",
+                        found=f"{label.prediction_id!r}, which the ledger does not hold",
+                        wanted="the prediction_id of an answer; it is recorded about a second after it",
+                    )
+                )
+            }
+        known = label.category in self.taxonomy().codes
+        return {"recorded": True, "in_taxonomy": known}
+
+
+def read_labels(content_type: str, body: bytes) -> list[Given]:
+    """The labels of a request. Raises RequestError for a fault of the envelope."""
+    check_content_type(content_type, "/v1/labels")
+    try:
+        data = from_json(body)
+    except ValueError as error:
+        raise json_fault(body, error) from error
+    try:
+        envelope = LabelsEnvelope.model_validate(data)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in detail["loc"])[:60] or "body"
+        wanted = f"an object with labels, a list of 1 to {MAX_LABELS:,} labels"
+        raise RequestError(
+            422, "value_wrong", field=field, found=describe(detail["input"]), wanted=wanted
+        ) from error
+    return [_read_label(label) for label in envelope.labels]
+
+
+def _read_label(data: Any) -> Given:
+    try:
+        given = LabelIn.model_validate(data)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in detail["loc"])[:60] or "label"
+        wanted = "an object with prediction_id or product_id, category, and source if it is not review"
+        if detail["loc"] and detail["loc"][0] in LabelIn.model_fields:
+            wanted = str(LabelIn.model_fields[str(detail["loc"][0])].description)
+        found = "nothing" if detail["type"] == "missing" else describe(detail["input"])
+        return ProductError("label_wrong", field=field, found=found, wanted=wanted)
+    if (given.prediction_id is None) == (given.product_id is None):
+        found = "both" if given.prediction_id is not None else "neither"
+        return ProductError(
+            "label_wrong",
+            field="label",
+            found=f"{found} of prediction_id and product_id",
+            wanted="exactly one of them",
+        )
+    return Label(
+        prediction_id=given.prediction_id,
+        product_id=given.product_id,
+        category=given.category,
+        source=given.source,
+    )

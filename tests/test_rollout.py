@@ -1,0 +1,178 @@
+"""Models change under traffic, on a real server with two workers: no request fails, none mixes models."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from live_server import ROOT, LiveServer
+
+from aisle.ledger import Ledger, ledger_url
+
+REGISTER = """
+import shutil, sys
+from pathlib import Path
+from aisle import store
+scratch = Path(sys.argv[1])
+shutil.copytree(store.find(store.LATEST), scratch)
+for version in sys.argv[2:]:
+    store.save_bundle(scratch, version, {})
+"""
+
+
+@pytest.fixture(scope="module")
+def server(rollout_home: Path) -> Iterator[LiveServer]:
+    server = LiveServer(rollout_home, workers=2, AISLE_MAX_BATCH="8")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def ledger(rollout_home: Path) -> Ledger:
+    return Ledger.open(ledger_url(rollout_home, ""))
+
+
+def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    places = {"AISLE_HOME": str(home), "BENTOML_HOME": str(home / "bentoml")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **places, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def cli(home: Path, *arguments: str) -> str:
+    done = run(home, "-m", "service", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def rollout_home(own_tiny_home: Path) -> Path:
+    done = run(own_tiny_home, "-c", REGISTER, str(own_tiny_home / "copy"), "second", "third")
+    assert done.returncode == 0, done.stderr
+    return own_tiny_home
+
+
+class Traffic:
+    """Requests one after the other from four clients until it is left; every answer is kept."""
+
+    def __init__(self, server: LiveServer) -> None:
+        self.server = server
+        self.answers: list[tuple[int, str]] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(4)]
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            response = httpx.post(
+                f"{self.server.url}/v1/classify",
+                json={"products": [{"title": "wooden train"}] * 3},
+                timeout=30,
+            )
+            self.answers.append((response.status_code, response.json().get("model", "")))
+
+    def models_of_the_last(self, answers: int) -> set[str]:
+        seen = len(self.answers)
+        while len(self.answers) < seen + answers:
+            time.sleep(0.01)
+        return {model for _, model in self.answers[-answers:]}
+
+
+def until_all_serve(traffic: Traffic, model: str, timeout_s: float) -> float:
+    """Seconds until both workers answer with `model`."""
+    started = time.monotonic()
+    while traffic.models_of_the_last(40) != {model}:
+        assert time.monotonic() - started < timeout_s
+    return time.monotonic() - started
+
+
+def test_serving_begins_with_the_newest_model_and_writes_it_down(
+    rollout_home: Path, server: LiveServer, ledger: Ledger
+) -> None:
+    [first] = ledger.deployments()
+    assert (first.model, first.reason) == ("aisle-classifier:third", "the newest model when serving began")
+    assert server.classify([{"title": "train"}]).json()["model"] == "aisle-classifier:third"
+    assert "aisle-classifier:third" in cli(rollout_home, "deployments")
+
+
+def test_promotion_and_rollback_reach_both_workers_and_fail_no_request(
+    rollout_home: Path, server: LiveServer
+) -> None:
+    with Traffic(server) as traffic:
+        out = cli(rollout_home, "promote", "second", "--reason", "a test")
+        assert "aisle-classifier:second is the champion from now on" in out
+        assert until_all_serve(traffic, "aisle-classifier:second", 15) < 10
+        assert "aisle-classifier:third is the champion again" in cli(rollout_home, "rollback")
+        until_all_serve(traffic, "aisle-classifier:third", 15)
+    assert {status for status, _ in traffic.answers} == {200}
+    assert {model for _, model in traffic.answers} == {"aisle-classifier:second", "aisle-classifier:third"}
+    served = [
+        (name, value) for name, value in server.metrics().items() if name.startswith("aisle_model_info")
+    ]
+    assert sorted(value for _, value in served) == [0, 1]
+
+
+def test_what_cannot_be_served_is_refused_by_the_command(rollout_home: Path) -> None:
+    done = run(rollout_home, "-m", "service", "promote", "fourth")
+    assert done.returncode == 2
+    assert "aisle-classifier:fourth: not in the model store" in done.stderr
+
+
+def test_a_damaged_model_is_refused_by_the_workers_and_the_champion_stays(
+    rollout_home: Path, server: LiveServer, ledger: Ledger
+) -> None:
+    weights = rollout_home / "bentoml" / "models" / "aisle-classifier" / "second" / "head.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    ledger.deploy("aisle-classifier:second", "a damaged one")
+    deadline = time.monotonic() + 15
+    while len(refusals := ledger.events("deploy.refused")) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert {event.detail["model"] for event in refusals} == {"aisle-classifier:second"}
+    assert "head.safetensors" in refusals[0].detail["why"]
+    assert len({event.detail["worker"] for event in refusals}) == 2
+    assert server.classify([{"title": "train"}]).json()["model"] == "aisle-classifier:third"
+    assert server.metrics()['aisle_model_swaps_total{outcome="refused"}'] == 2
+
+
+def test_answers_are_in_the_ledger_and_can_be_labelled(server: LiveServer, ledger: Ledger) -> None:
+    answer = server.classify([{"title": "un petit train en bois", "product_id": "ledger-1"}]).json()
+    [result] = answer["results"]
+    deadline = time.monotonic() + 10
+    while not ledger.has_prediction([result["prediction_id"]]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    label = {"prediction_id": result["prediction_id"], "category": "50"}
+    assert server.client.post("/v1/labels", json={"labels": [label]}).json() == {
+        "results": [{"recorded": True, "in_taxonomy": True}]
+    }
+    [labelled] = ledger.labelled_predictions()
+    assert labelled.prediction.product_id == "ledger-1"
+    assert labelled.prediction.model == answer["model"]
+    assert labelled.prediction.category == result["category"]["code"]
+    assert labelled.prediction.columns.language == "fr"
+    metrics = server.metrics()
+    assert metrics['aisle_ledger_records_total{outcome="dropped"}'] == 0
+    assert metrics['aisle_ledger_records_total{outcome="written"}'] == ledger.count_predictions()
+    assert metrics["aisle_labels_total"] == 1
