@@ -2,7 +2,7 @@
 
 Everything is fitted on held-out products, once for each pattern of present modalities: a network that
 sees only a photo is less sure, and wrong more often, than one that sees both.
-Shapes: B products, C categories.
+Shapes: P patterns, N products, B of them with a pattern's modalities, C categories.
 """
 
 from __future__ import annotations
@@ -61,23 +61,59 @@ def pattern_index(present_B2: np.ndarray) -> np.ndarray:
     return np.select([has_text_B & has_image_B, has_text_B, has_image_B], [0, 1, 2], default=-1)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answers:
+    """What a network says of labelled products: logits [P, N, C] by PATTERNS, which modalities the products
+    have [N, 2], and their labels [N]."""
+
+    logits_PNC: np.ndarray
+    present_N2: np.ndarray
+    label_N: np.ndarray
+
+    def mask(self, pattern: int) -> np.ndarray:
+        """Bool [N]: the products that can be seen so. One with both modalities is seen in all three ways."""
+        has_text, has_image = self.present_N2[:, 0] > 0, self.present_N2[:, 1] > 0
+        return (has_text & has_image, has_text, has_image)[pattern]
+
+
 def calibrate(
-    logits: Mapping[str, np.ndarray],
-    labels: Mapping[str, np.ndarray],
+    tuned_on: Answers,
+    held_out: Answers,
+    group_N: np.ndarray,
     *,
     target_error: float,
     delta: float = 0.05,
 ) -> Calibration:
-    """Fit all patterns; `logits[pattern]` is [B, C] and `labels[pattern]` [B] of held-out products."""
+    """Fit all patterns: temperatures on `tuned_on`, thresholds on `held_out`, whose products are variants
+    of one another where `group_N` is equal.
+
+    The test behind a threshold counts errors of independent products, in an order that no label decides.
+    Variants err together, so one of each group stands for it, drawn by lot: the promise is for a product
+    of any group, large or small. And a temperature, which is a label's doing, changes the order of
+    products, so it comes from products that the threshold is not set on: those of early stopping, as in
+    Guo et al. (2017).
+    """
     patterns = {}
-    for name in PATTERNS:
-        temperature = fit_temperature(logits[name], labels[name])
-        log_probability_BC = log_softmax(logits[name] / temperature, axis=1)
+    for p, name in enumerate(PATTERNS):
+        tuned = tuned_on.mask(p)
+        temperature = fit_temperature(tuned_on.logits_PNC[p][tuned], tuned_on.label_N[tuned])
+        rows = np.flatnonzero(held_out.mask(p))
+        rows = rows[one_a_group(group_N[rows])]
+        log_probability_BC = log_softmax(held_out.logits_PNC[p][rows] / temperature, axis=1)
         confidence_B = np.exp(log_probability_BC.max(axis=1))
-        wrong_B = log_probability_BC.argmax(axis=1) != labels[name]
+        wrong_B = log_probability_BC.argmax(axis=1) != held_out.label_N[rows]
         threshold = accept_threshold(confidence_B, wrong_B, target_error=target_error, delta=delta)
         patterns[name] = PatternCalibration(temperature=temperature, threshold=threshold)
     return Calibration(target_error=target_error, delta=delta, patterns=patterns)
+
+
+def one_a_group(group_N: np.ndarray) -> np.ndarray:
+    """Positions of one product of each group, sorted; which one is drawn by lot, the same lot each time
+    (the first of a group is often its best described)."""
+    lot = np.random.default_rng(27).permutation(len(group_N))
+    _, first = np.unique(np.asarray(group_N)[lot], return_index=True)
+    positions: np.ndarray = np.sort(lot[first])
+    return positions
 
 
 def fit_temperature(logits_BC: np.ndarray, labels_B: np.ndarray) -> float:
@@ -97,7 +133,8 @@ def accept_threshold(
     confidence_B: np.ndarray, wrong_B: np.ndarray, *, target_error: float, delta: float
 ) -> float:
     """The least confidence to accept so that, with probability 1 - delta, the error among accepted
-    products is at most `target_error`. NEVER where no threshold can be shown to keep it.
+    products is at most `target_error`. NEVER where no threshold can be shown to keep it. The products
+    must be independent of one another, and their confidences of their labels.
 
     Learn-then-Test by fixed-sequence testing with several starts (Angelopoulos et al., 2021): from each
     start, thresholds are tried from the stricter to the looser, each by an exact binomial test of "the

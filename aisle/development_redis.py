@@ -3,11 +3,13 @@
 All processes of one shop share one server, bound to loopback on a port of its own, persisted in the
 shop's folder. Every user holds a shared lock on `users.lock` for as long as it lives. A supervisor
 (`python -m aisle.development_redis FOLDER`) waits for an exclusive one: the kernel grants it when the
-last user is gone, killed or not, and the supervisor stops the server.
+last user is gone, killed or not, and the supervisor stops the server. A killed supervisor takes the server
+with it (Linux: PR_SET_PDEATHSIG); the next user starts both again.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import importlib.util
 import os
@@ -22,6 +24,8 @@ from pathlib import Path
 from aisle.errors import FeatureStoreError
 
 _START_TIMEOUT_S = 20.0
+_PORTS_TRIED = 5  # a free port may be taken before the server has it
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _held: dict[Path, int] = {}  # descriptors of this process's locks, by folder: closing one ends our use
 
 
@@ -59,8 +63,8 @@ def redis_server_program() -> str:
 
 def _start(folder: Path) -> int:
     (folder / "port").unlink(missing_ok=True)
-    with (folder / "supervisor.log").open("ab") as log:
-        os.posix_spawn(  # and not Popen, which warns at our end that the supervisor outlives us
+    with (folder / "supervisor.log").open("wb") as log:
+        supervisor = os.posix_spawn(  # and not Popen, which warns at our end that the supervisor outlives us
             sys.executable,
             [sys.executable, "-m", "aisle.development_redis", str(folder)],
             os.environ,
@@ -72,20 +76,43 @@ def _start(folder: Path) -> int:
         port = _running_port(folder)
         if port is not None:
             return port
+        if _ended(supervisor):
+            said = (folder / "supervisor.log").read_text(errors="replace").strip().splitlines()
+            raise FeatureStoreError(
+                f"development Redis: ended at its start: {said[-1] if said else 'no word'}; its logs are in "
+                f"{folder}"
+            )
         time.sleep(0.02)
     raise FeatureStoreError(
         f"development Redis: no answer after {_START_TIMEOUT_S:g} s; its logs are in {folder}"
     )
 
 
+def _ended(child: int) -> bool:
+    try:
+        return os.waitpid(child, os.WNOHANG)[0] != 0
+    except ChildProcessError:  # who ignores SIGCHLD finds no child that has ended
+        return True
+
+
 def _running_port(folder: Path) -> int | None:
     """The port of a server that answers and that serves this folder."""
     try:
         port = int((folder / "port").read_text())
-        answer = _ask(port, b"CONFIG GET dir\r\n")
     except (OSError, ValueError):
         return None
-    return port if str(folder).encode() in answer.split(b"\r\n") else None  # not /a/redis for /a/redis2
+    return port if _serves(port, folder) else None
+
+
+def _serves(port: int, folder: Path) -> bool:
+    """Answers, has read its data from disk, and these are of this folder."""
+    try:
+        if not _ask(port, b"PING\r\n").startswith(b"+PONG"):
+            return False
+        answer = _ask(port, b"CONFIG GET dir\r\n")
+    except OSError:
+        return False
+    return str(folder).encode() in answer.split(b"\r\n")  # not /a/redis for /a/redis2
 
 
 def _ask(port: int, command: bytes) -> bytes:
@@ -95,22 +122,11 @@ def _ask(port: int, command: bytes) -> bytes:
 
 
 def supervise(folder: Path) -> None:
-    """Run the server until nobody holds `users.lock`."""
-    port = _free_port()
-    server = subprocess.Popen(
-        [
-            redis_server_program(),
-            *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
-            *("--appendonly", "yes", "--save", "", "--daemonize", "no"),
-            *("--logfile", str(folder / "redis.log")),
-        ],
-        stdin=subprocess.DEVNULL,
-    )
+    """Run the server until nobody holds `users.lock`. Raises FeatureStoreError when it does not start."""
+    server, port = _start_server(folder)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     part = folder / "port.part"
     try:
-        while server.poll() is None and not _loaded(port):
-            time.sleep(0.02)
         part.write_text(str(port))
         part.replace(folder / "port")
         with (folder / "users.lock").open("w") as users:
@@ -121,12 +137,35 @@ def supervise(folder: Path) -> None:
         server.terminate()
 
 
-def _loaded(port: int) -> bool:
-    """Answers, and has read its data from disk."""
-    try:
-        return _ask(port, b"PING\r\n").startswith(b"+PONG")
-    except OSError:
-        return False
+def _start_server(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """A server that answers, and its port."""
+    for _ in range(_PORTS_TRIED):
+        port = _free_port()
+        server = subprocess.Popen(
+            [
+                redis_server_program(),
+                *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
+                *("--appendonly", "yes", "--save", "", "--daemonize", "no"),
+                *("--logfile", str(folder / "redis.log")),
+            ],
+            stdin=subprocess.DEVNULL,
+            preexec_fn=_die_with_parent,
+        )
+        while server.poll() is None:
+            if _serves(port, folder):
+                return server, port
+            time.sleep(0.02)
+    raise FeatureStoreError(
+        f"development Redis: redis-server ended at its start {_PORTS_TRIED} times, the last time with status "
+        f"{server.returncode}; {folder / 'redis.log'} says why"
+    )
+
+
+def _die_with_parent() -> None:
+    # SIGKILL, so that no second server starts on the data of one that is closing down; what was answered
+    # is in its append-only file.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _free_port() -> int:

@@ -78,12 +78,10 @@ class ImageEncoder:
 
     @torch.inference_mode()
     def _forward(self, pixels_BHWC: np.ndarray) -> np.ndarray:
-        on_gpu = self.device.type == "cuda"
         # [B, H, W, C] in memory, seen as [B, C, H, W], is channels_last already.
         pixels_BCHW = torch.from_numpy(np.ascontiguousarray(pixels_BHWC)).permute(0, 3, 1, 2)
-        with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
-            pooled_BD = self.model(normalise(pixels_BCHW.to(self.device)))
-        vectors: np.ndarray = pooled_BD.float().cpu().numpy()
+        pooled_BD = self.model(normalise(pixels_BCHW.to(self.device)))
+        vectors: np.ndarray = pooled_BD.cpu().numpy()
         return vectors
 
     def save(self, folder: Path) -> str:

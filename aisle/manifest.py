@@ -49,10 +49,7 @@ def verify_manifest(folder: Path) -> str:
 
     Raises BundleError naming the file that is missing, changed or not in the manifest.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise BundleError(f"{folder.name}: no {MANIFEST}; the folder was not finished, write it again")
-    wanted: dict[str, str] = json.loads(path.read_text())["sha256"]
+    wanted = _read_manifest(folder)
     found = _hash_files(folder)
     for name in sorted(wanted.keys() | found.keys()):
         if name not in found:
@@ -65,6 +62,30 @@ def verify_manifest(folder: Path) -> str:
                 f"the manifest wants {wanted[name][:12]}"
             )
     return revision_of(wanted)
+
+
+def holds_all_files(folder: Path) -> bool:
+    """Whether there is a manifest and every file that it names. A glance: nothing is hashed."""
+    try:
+        return all((folder / name).is_file() for name in _read_manifest(folder))
+    except BundleError:
+        return False
+
+
+def _read_manifest(folder: Path) -> dict[str, str]:
+    """Hex sha256 by file name. Raises BundleError where it is missing, cut short or something else."""
+    try:
+        files = json.loads((folder / MANIFEST).read_bytes())["sha256"]
+        return {str(name): str(digest) for name, digest in files.items()}
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"{folder.name}: no {MANIFEST}; the folder was not finished, write it again"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(
+            f"{folder.name}/{MANIFEST}: found {error!r}, wanted JSON with the sha256 of each file; "
+            "the folder was not finished, write it again"
+        ) from error
 
 
 def revision_of(files: dict[str, str]) -> str:

@@ -1,25 +1,31 @@
 """Bundles and encoders in the BentoML model store: the only file of `aisle` that knows BentoML.
 
-The store's own writes are not atomic (its `latest` is truncated, then rewritten), so nothing is
-trusted but a folder whose own manifest verifies, and the newest version is found by creation time.
+The store's own writes are not atomic: an entry is copied file by file, in any order, `latest` is
+truncated, then rewritten, and a killed writer leaves what it had. So our manifest goes into an entry last,
+nothing is trusted but a folder whose manifest verifies, the newest version is found by creation time, and
+an entry that is half there harms no other.
 """
 
 from __future__ import annotations
 
+import fcntl
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import bentoml
 import torch
-from bentoml.exceptions import BentoMLException, NotFound
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml.exceptions import BentoMLException
 
 from aisle.bundle import Bundle
 from aisle.classifier import Classifier
 from aisle.errors import BundleError
 from aisle.image import ImageEncoder
-from aisle.manifest import MANIFEST
+from aisle.manifest import MANIFEST, holds_all_files, verify_manifest
 from aisle.text import TextEncoder
 
 CLASSIFIER = "aisle-classifier"
@@ -32,6 +38,10 @@ _RETRY_PAUSE_S = 0.2
 T = TypeVar("T")
 
 
+class _AbsentError(BundleError):
+    """The store has no such entry at all: waiting for it is in vain."""
+
+
 class Encoder(Protocol):
     """What an encoder must have to be stored."""
 
@@ -41,20 +51,23 @@ class Encoder(Protocol):
 
 
 def save_encoder(encoder: Encoder, name: str, scratch: Path) -> str:
-    """Put an encoder into the store under its own revision; return the tag. Idempotent."""
+    """Put an encoder into the store under its own revision; return the tag. Idempotent; what a killed run
+    left of it is replaced."""
     revision = encoder.save(scratch)
     tag = f"{name}:{revision}"
-    if not _exists(tag):
-        _copy_into_store(tag, scratch, {})
+    with _writing():
+        if not _exists(tag):
+            _copy_into_store(tag, scratch, {})
     return tag
 
 
 def save_bundle(folder: Path, version: str, metadata: Mapping[str, Any]) -> str:
     """Register the bundle in `folder` as aisle-classifier:<version>; return the tag."""
     tag = f"{CLASSIFIER}:{version}"
-    if _exists(tag):
-        raise BundleError(f"{tag}: is in the store already; a version is never written twice")
-    _copy_into_store(tag, folder, metadata)
+    with _writing():
+        if _exists(tag):
+            raise BundleError(f"{tag}: is in the store already; a version is never written twice")
+        _copy_into_store(tag, folder, metadata)
     return tag
 
 
@@ -92,12 +105,13 @@ def load_classifier(tag: str = LATEST, device: str | None = None) -> Classifier:
 
 def find(tag: str) -> Path:
     """The folder of a tag in the store. Raises BundleError naming the tag and what is there."""
-    try:
-        return Path(bentoml.models.get(resolve(tag)).path)
-    except (NotFound, BentoMLException, OSError) as error:
+    resolved = resolve(tag)
+    folder = _folder(resolved)
+    if not folder.is_dir():
         name = tag.partition(":")[0]
         there = ", ".join(versions(name)) or "nothing"
-        raise BundleError(f"{tag}: not in the model store; under {name} it holds {there}") from error
+        raise _AbsentError(f"{tag}: not in the model store; under {name} it holds {there}")
+    return folder
 
 
 def resolve(tag: str) -> str:
@@ -107,42 +121,81 @@ def resolve(tag: str) -> str:
         return tag
     found = versions(name)
     if not found:
-        raise BundleError(f"{tag}: the model store holds no {name}; train one: python -m training fit")
+        raise _AbsentError(f"{tag}: the model store holds no {name}; train one: python -m training fit")
     return f"{name}:{found[-1]}"
 
 
 def versions(name: str) -> list[str]:
-    """Finished versions of a model, oldest first."""
+    """Finished versions of a model, oldest first; entries that are half there are passed over."""
+    # Not bentoml.models.list: one entry without its model.yaml (any entry, while it is written) fails it.
+    folders = (folder for folder in _folder(name).glob("*") if folder.is_dir())
+    tags = [f"{name}:{folder.name}" for folder in folders if holds_all_files(folder)]
+    models = [model for model in map(_read_entry, tags) if model is not None]
+    models.sort(key=lambda model: model.creation_time)
+    return [str(model.tag.version) for model in models]
+
+
+def _read_entry(tag: str) -> bentoml.Model | None:
     try:
-        models = bentoml.models.list(name)
-    except NotFound:
-        return []
-    finished = [model for model in models if (Path(model.path) / MANIFEST).is_file()]
-    finished.sort(key=lambda model: model.creation_time)
-    return [str(model.tag.version) for model in finished]
+        return bentoml.models.get(tag)
+    except Exception:  # a broken model.yaml: BentoML, yaml and cattrs answer it with types of their own
+        return None
+
+
+def _folder(tag: str) -> Path:
+    """Where BentoML keeps a tag, or all versions of a name."""
+    return Path(BentoMLContainer.model_store_dir.get(), *tag.split(":", 1))
 
 
 def _exists(tag: str) -> bool:
-    name, _, version = tag.partition(":")
-    return version in versions(name)
+    """Whether the whole entry is there, its own manifest verified."""
+    try:
+        verify_manifest(_folder(tag))
+    except BundleError:
+        return False
+    return _read_entry(tag) is not None
 
 
-def _copy_into_store(tag: str, folder: Path, metadata: Mapping[str, Any]) -> None:
-    with bentoml.models.create(tag, metadata=dict(metadata)) as model:
-        for source in sorted(p for p in folder.rglob("*") if p.is_file()):
-            target = Path(model.path) / source.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(source.read_bytes())
+@contextmanager
+def _writing() -> Iterator[None]:
+    """One writer at a time: half an entry is then what a killed writer left, and may be removed."""
+    with (_folder("") / "aisle.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _copy_into_store(tag: str, source: Path, metadata: Mapping[str, Any]) -> None:
+    target = _folder(tag)
+    if target.exists():
+        shutil.rmtree(target)
+    _forget_broken_latest(target.parent)
+    try:
+        with bentoml.models.create(tag, metadata=dict(metadata)) as model:
+            # BentoML copies this folder in any order; a manifest in it could arrive before the weights.
+            shutil.copytree(source, model.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+    except BentoMLException as error:
+        raise BundleError(f"{tag}: the model store did not take it: {error}") from error
+    part = target / (MANIFEST + ".part")
+    part.write_bytes((source / MANIFEST).read_bytes())
+    part.replace(target / MANIFEST)
+
+
+def _forget_broken_latest(folder: Path) -> None:
+    """BentoML reads the entry that `latest` names before it writes it anew, and fails where it cannot."""
+    latest = folder / "latest"
+    if latest.is_file() and _read_entry(f"{folder.name}:{latest.read_text().strip()}") is None:
+        latest.unlink()
 
 
 def _retrying(tag: str, load: Callable[[], T]) -> T:
     """A reader may meet a writer half-way; what stays wrong after a second is damage."""
-    for _ in range(_RETRIES - 1):
+    for attempt in range(_RETRIES):
         try:
             return load()
-        except BundleError:
+        except _AbsentError:
+            raise
+        except BundleError as error:
+            if attempt == _RETRIES - 1:
+                raise BundleError(f"{tag}: {error}") from error
             time.sleep(_RETRY_PAUSE_S)
-    try:
-        return load()
-    except BundleError as error:
-        raise BundleError(f"{tag}: {error}") from error
+    raise AssertionError("unreachable")

@@ -117,8 +117,7 @@ class TextEncoder:
             ids_BT[row, : len(ids)] = torch.tensor(ids)
             mask_BT[row, : len(ids)] = 1
         ids_BT, mask_BT = ids_BT.to(self.device), mask_BT.to(self.device)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            hidden_BTD = self.model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state.float()
+        hidden_BTD = self.model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
         weight_BT1 = mask_BT.unsqueeze(-1).to(hidden_BTD.dtype)
         pooled_BD = (hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)
         if self.settings.normalize:

@@ -10,13 +10,11 @@ import base64
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +28,7 @@ from aisle.classifier import Classifier
 from aisle.prediction import Prediction
 from aisle.product import Product
 from aisle.store import load_classifier
+from benchmarks.servers import HOST, aisle_service, is_free, running
 from training import pipeline
 from training.catalog import Catalog, read_catalog
 from training.demo import write_demo_catalog
@@ -42,7 +41,6 @@ SHOWN = 10
 CLASSIFIED = 50
 NEW_EVERY = 5  # every fifth product is sent as a new listing: without the id its vectors are stored under
 TOLERANCE = 1e-4
-START_TIMEOUT_S = 120
 
 # A table of eight columns needs room where no terminal says how much there is.
 console = Console(width=None if sys.stdout.isatty() else 160)
@@ -53,6 +51,7 @@ def main(
     port: Annotated[int, typer.Option(help="Port of the service; another is taken when it is busy.")] = 3000,
 ) -> None:
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way the service is stopped
     # BentoML shows deprecations, and its own use of pathspec is one.
     warnings.filterwarnings("ignore", message="GitWildMatchPattern", category=DeprecationWarning)
     environment = TrainingEnvironment.read()
@@ -69,9 +68,11 @@ def main(
     pipeline.publish(shop, encoders)
     bundle, tag = pipeline.fit(shop, catalog, encoders, FitSettings())
 
-    port = port if _is_free(port) else _free_port()
-    url = f"http://127.0.0.1:{port}"
-    with serving(tag, port):
+    environ = {**os.environ, "AISLE_MODEL": tag}
+    log = Path("out/demo-service.log")
+    log.unlink(missing_ok=True)
+    with running(aisle_service(), environ, log, port if is_free(port) else None) as server:
+        url = f"http://{HOST}:{server.port}"
         rows = _held_out(catalog)
         products = [_as_sent(catalog.product(row), i) for i, row in enumerate(rows)]
         truth = [catalog.products.category.iloc[row] for row in rows]
@@ -101,59 +102,9 @@ def main(
             console.print(f"  {url}{path}")
         if not exit_:
             console.print("serving until Ctrl-C")
-            signal.pause()
-
-
-@contextmanager
-def serving(tag: str, port: int) -> Iterator[None]:
-    """The real service on `port`, stopped at the end with everything it started."""
-    log = Path("out/demo-service.log")
-    log.parent.mkdir(exist_ok=True)
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", "--port", str(port)],
-            env={**os.environ, "AISLE_MODEL": tag},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            _wait_ready(server, port, log)
-            yield
-        except KeyboardInterrupt:
+            with suppress(KeyboardInterrupt):
+                signal.pause()
             console.print("stopping")
-        finally:
-            server.send_signal(signal.SIGTERM)
-            try:
-                server.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, signal.SIGKILL)
-
-
-def _wait_ready(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise SystemExit(f"the service ended with {server.returncode}; its log is {log}")
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=2).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.3)
-    raise SystemExit(f"the service was not ready after {START_TIMEOUT_S} s; its log is {log}")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _held_out(catalog: Catalog) -> list[int]:

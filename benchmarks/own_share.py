@@ -26,7 +26,6 @@ from training import pipeline
 from training.catalog import read_catalog
 from training.evaluation import evaluate
 from training.fit import FitSettings, fit_fusion
-from training.registration import calibrate_fusion
 from training.settings import TrainingEnvironment
 from training.splits import SplitSettings
 
@@ -65,7 +64,7 @@ def _figures(
     fusion, _ = fit_fusion(
         labelled.train(), labelled.split("validation"), FitSettings(seed=seed), classes=len(taxonomy)
     )
-    calibration = calibrate_fusion(fusion, labelled.split("calibration"), target_error=0.05, delta=0.05)
+    calibration = labelled.calibrate(fusion, target_error=0.05)
     bundle = Bundle(
         fusion=fusion,
         taxonomy=taxonomy,

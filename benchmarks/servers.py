@@ -1,4 +1,4 @@
-"""The systems of the benchmark as processes: started, awaited, and stopped with all that they started."""
+"""Servers as processes: started, awaited, and stopped with all that they started."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ STOP_TIMEOUT_S = 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One way to run one system. `{port}` in `command` is replaced; `label` says what it sets."""
+    """One way to run one system. `{port}` in `command` and `environ` is replaced; `label` says what it
+    sets."""
 
     system: str
     label: str
@@ -30,6 +31,17 @@ class Setting:
     ready_path: str
     path: str
     environ: Mapping[str, str] = field(default_factory=dict)
+
+
+def aisle_service(workers: int = 1, *, label: str = "") -> Setting:
+    """Our own service."""
+    return Setting(
+        system="aisle",
+        label=label,
+        command=["-m", "service", "serve", "--port", "{port}", "--workers", str(workers)],
+        ready_path="/readyz",
+        path="/v1/classify",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,28 +54,41 @@ class Server:
 
 
 @contextmanager
-def running(setting: Setting, environ: Mapping[str, str], log: Path) -> Iterator[Server]:
-    """The server of `setting`, ready to answer; at the end its whole process group is gone.
+def running(
+    setting: Setting, environ: Mapping[str, str], log: Path, port: int | None = None
+) -> Iterator[Server]:
+    """The server of `setting`, ready to answer on `port` (or a free one); at the end its whole process
+    group is gone.
 
     Raises RuntimeError naming the log when it ends, or is not ready after START_TIMEOUT_S.
     """
-    port = free_port()
+    port = port or free_port()
     command = [part.format(port=port) for part in setting.command]
+    own = {name: value.format(port=port) for name, value in setting.environ.items()}
+    with process(command, {**environ, **own}, log) as started:
+        _wait_ready(started, f"http://{HOST}:{port}{setting.ready_path}", setting, log)
+        yield Server(setting=setting, port=port, pid=started.pid)
+
+
+@contextmanager
+def process(
+    command: Sequence[str], environ: Mapping[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`python *command`, its output added to `log`; at the end its whole process group is gone."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        process = subprocess.Popen(
+        started = subprocess.Popen(
             [sys.executable, *command],
-            env={**environ, **setting.environ},
+            env=dict(environ),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     try:
-        _wait_ready(process, f"http://{HOST}:{port}{setting.ready_path}", setting, log)
-        yield Server(setting=setting, port=port, pid=process.pid)
+        yield started
     finally:
-        stop(process)
+        stop(started)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -87,6 +112,11 @@ def work_alone(server: Server, servers: Sequence[Server]) -> None:
 def _signal_group(pid: int, number: int) -> None:
     with suppress(ProcessLookupError):
         os.killpg(pid, number)
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) != 0
 
 
 def free_port() -> int:

@@ -36,7 +36,7 @@ from rich.table import Table
 from aisle.development_redis import ensure_development_redis
 from aisle.product import Product
 from benchmarks.products import make_products
-from benchmarks.servers import HOST, Server, Setting, running, work_alone
+from benchmarks.servers import HOST, Server, Setting, aisle_service, running, work_alone
 
 PRODUCTS = 96
 CHECKED = 16  # products whose answers are compared before each measurement
@@ -62,13 +62,7 @@ console = Console(width=None if sys.stdout.isatty() else 120)
 
 
 def _aisle(workers: int) -> Setting:
-    return Setting(
-        system="aisle",
-        label="1 worker" if workers == 1 else f"{workers} workers",
-        command=["-m", "service", "serve", "--port", "{port}", "--workers", str(workers)],
-        ready_path="/readyz",
-        path="/v1/classify",
-    )
+    return aisle_service(workers, label="1 worker" if workers == 1 else f"{workers} workers")
 
 
 def _fastapi(workers: int, label: str, environ: Mapping[str, str]) -> Setting:

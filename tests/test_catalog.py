@@ -276,6 +276,17 @@ def test_the_fingerprint_is_of_the_rows_not_of_their_order(tmp_path: Path) -> No
     assert read(tmp_path, "2,Table,,,b", "1,Lampe,,,b").fingerprint() != first
 
 
+def test_the_fingerprint_is_of_the_pictures_not_of_where_they_lie(tmp_path: Path) -> None:
+    catalogs = []
+    for folder, picture in (("a", b"red"), ("b", b"red"), ("c", b"new")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.jpg").write_bytes(picture)
+        catalogs.append(read(tmp_path / folder, "1,Lampe,,1.jpg,a", "2,Table,,,b"))
+    first, copied, changed = (catalog.fingerprint() for catalog in catalogs)
+    assert copied == first
+    assert changed != first
+
+
 def test_a_picture_that_has_gone_since_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
     catalog = read(tmp_path, "1,Lampe,,a.jpg,a")

@@ -9,7 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import redis
+
+from aisle.development_redis import redis_server_program
 
 USER = """
 import sys, time
@@ -72,6 +75,87 @@ def test_the_server_ends_with_a_killed_user_and_keeps_its_data(tmp_path: Path) -
         assert client.get("kept") == b"1"
     again.end()
     assert eventually(lambda: not answers(again.url))
+
+
+def process_ids(folder: Path) -> tuple[int, int]:
+    """Of the supervisor and of the server of a folder."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"aisle.development_redis" in words and str(folder).encode() in words:
+            found["supervisor"] = int(entry.name)
+        elif b"redis-server" in words[0] and cwd_of(entry) == folder:
+            found["server"] = int(entry.name)
+    return found["supervisor"], found["server"]
+
+
+def cwd_of(entry: Path) -> Path | None:
+    try:
+        return (entry / "cwd").readlink()
+    except OSError:
+        return None
+
+
+def test_a_killed_supervisor_leaves_no_server_and_the_next_user_starts_both_again(tmp_path: Path) -> None:
+    user = User(tmp_path)
+    with redis.Redis.from_url(user.url) as client:
+        client.set("kept", "1")
+    supervisor, server = process_ids(tmp_path)
+    os.kill(supervisor, signal.SIGKILL)
+    assert eventually(lambda: not answers(user.url))
+    assert eventually(lambda: not Path(f"/proc/{server}").exists())
+    again = User(tmp_path)
+    with redis.Redis.from_url(again.url) as client:
+        assert client.get("kept") == b"1"
+    for one in (user, again):
+        one.end()
+    assert eventually(lambda: not answers(again.url))
+
+
+TAKES_PORTS = """#!/bin/sh
+# redis-server, but the first two times another program has its port.
+echo started >> "$FOLDER/starts"
+[ "$(wc -l < "$FOLDER/starts")" -le "$FAILURES" ] && exit 1
+exec {program} "$@"
+"""
+
+
+def fake_program(folder: Path) -> None:
+    (folder / "bin").mkdir()
+    program = folder / "bin" / "redis-server"
+    program.write_text(TAKES_PORTS.format(program=redis_server_program()))
+    program.chmod(0o755)
+
+
+def test_a_server_whose_port_is_taken_gets_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_program(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("FOLDER", str(tmp_path))
+    monkeypatch.setenv("FAILURES", "2")
+    user = User(tmp_path / "redis")
+    assert (tmp_path / "starts").read_text().split() == ["started"] * 3
+    assert answers(user.url)
+    user.end()
+    assert eventually(lambda: not answers(user.url))
+
+
+def test_a_server_that_never_starts_is_told_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_program(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("FOLDER", str(tmp_path))
+    monkeypatch.setenv("FAILURES", "99")
+    done = subprocess.run(
+        [sys.executable, "-c", USER, str(tmp_path / "redis")], capture_output=True, text=True, timeout=15
+    )
+    assert done.returncode == 1
+    assert "development Redis: ended at its start: " in done.stderr
+    assert "redis-server ended at its start 5 times, the last time with status 1" in done.stderr
+    assert not (tmp_path / "redis" / "port").exists()
 
 
 def test_folders_have_servers_of_their_own(tmp_path: Path) -> None:

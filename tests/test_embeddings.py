@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,50 @@ def test_a_changed_shard_is_refused(tmp_path: Path) -> None:
     shard = tmp_path / "f" / VIEW / "shard-00000.parquet"
     shard.write_bytes(shard.read_bytes() + b"x")
     with pytest.raises(FeatureStoreError, match="shard-00000: changed since it was written"):
+        encode_texts(catalog, HashTextEncoder(), tmp_path / "f")
+
+
+@pytest.mark.parametrize("deleted", [0, 1, 3])
+def test_after_a_deleted_shard_every_product_has_its_own_vector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deleted: int
+) -> None:
+    monkeypatch.setattr(embeddings, "SHARD_ROWS", embeddings._BATCH)
+    catalog = read_catalog(write_catalog(tmp_path / "c", products=250))
+    encode_texts(catalog, HashTextEncoder(), tmp_path / "f")
+    before = rows_of(tmp_path / "f")
+    folder = tmp_path / "f" / VIEW
+    assert len(list(folder.glob("shard-*.parquet"))) == 4
+    for suffix in ("parquet", "json"):
+        (folder / f"shard-{deleted:05d}.{suffix}").unlink()
+    report = encode_texts(catalog, HashTextEncoder(), tmp_path / "f")
+    assert report.encoded in (64, 250 - 3 * 64)
+    after = rows_of(tmp_path / "f")
+    assert {i: v.tobytes() for i, v in after.items()} == {i: v.tobytes() for i, v in before.items()}
+    assert sorted(p.stem for p in folder.glob("shard-*.json")) == [
+        f"shard-{number:05d}" for number in range(5) if number != deleted
+    ]
+
+
+def test_a_shard_that_another_run_wrote_is_not_overwritten(tmp_path: Path) -> None:
+    catalog = read_catalog(write_catalog(tmp_path / "c", products=10))
+    encoder, overtaking = HashTextEncoder(), HashTextEncoder()
+    encode = encoder.encode
+
+    def overtaken(texts: Sequence[str]) -> np.ndarray:
+        encode_texts(catalog, overtaking, tmp_path / "f")
+        return encode(texts)
+
+    encoder.encode = overtaken  # type: ignore[method-assign]
+    with pytest.raises(FeatureStoreError, match="shard-00000: found, wanted a free number"):
+        encode_texts(catalog, encoder, tmp_path / "f")
+    assert len(rows_of(tmp_path / "f")) == 10
+
+
+def test_a_shard_without_its_vectors_is_refused(tmp_path: Path) -> None:
+    catalog = read_catalog(write_catalog(tmp_path / "c", products=5))
+    encode_texts(catalog, HashTextEncoder(), tmp_path / "f")
+    (tmp_path / "f" / VIEW / "shard-00000.parquet").unlink()
+    with pytest.raises(FeatureStoreError, match="shard-00000: gone since it was written; delete"):
         encode_texts(catalog, HashTextEncoder(), tmp_path / "f")
 
 

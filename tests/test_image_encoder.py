@@ -18,7 +18,13 @@ from aisle.errors import BundleError, CatalogError, EncoderError
 from aisle.image import ImageEncoder, ImageSettings
 from aisle.manifest import write_manifest
 from training.augmentation import augment
-from training.image_encoder import ImageTraining, Pictures, imagenet_encoder, train_image_encoder
+from training.image_encoder import (
+    ImageTraining,
+    Pictures,
+    imagenet_encoder,
+    train_image_encoder,
+    untrained_image_encoder,
+)
 
 SIZE = 32
 TINY = ImageTraining(size=SIZE, epochs=3, batch_size=16)
@@ -216,6 +222,43 @@ def test_a_finished_run_is_answered_from_its_checkpoint_and_other_settings_start
     other = ImageTraining(size=SIZE, epochs=1, batch_size=16, seed=1)
     _, history = train_image_encoder(train, validation, other, classes=2, work=tmp_path, progress=quiet())
     assert len(history) == 1
+
+
+def test_new_photos_under_the_old_names_start_anew(tmp_path: Path) -> None:
+    def on_disk(seed: int) -> Pictures:
+        paths = [tmp_path / f"{i}.jpg" for i in range(16)]
+        for path, source in zip(paths, shapes(16, seed)[0], strict=True):
+            path.write_bytes(source)
+        return Pictures(paths, np.arange(16) % 2, TINY.image)
+
+    settings = ImageTraining(size=SIZE, epochs=1, batch_size=16)
+    old = on_disk(0)
+    train_image_encoder(old, old, settings, classes=2, work=tmp_path / "work", progress=quiet())
+    new = on_disk(2)
+    with pytest.raises(KeyboardInterrupt):  # it trains, instead of taking the old checkpoint
+        train_image_encoder(
+            new, new, settings, classes=2, work=tmp_path / "work", progress=StoppingProgress(after=0)
+        )
+
+
+def test_the_same_pictures_in_another_place_are_the_same(tmp_path: Path) -> None:
+    sources, label_N = shapes(4, 0)
+    moved = []
+    for i, source in enumerate(sources):
+        moved.append(tmp_path / f"moved-{i}.jpg")
+        moved[-1].write_bytes(source)
+    here = Pictures(sources, label_N, TINY.image).fingerprint()
+    assert Pictures(moved, label_N, TINY.image).fingerprint() == here
+    assert Pictures(moved, 1 - label_N, TINY.image).fingerprint() != here
+    assert Pictures(moved, label_N, ImageSettings(size=64)).fingerprint() != here
+
+
+def test_an_untrained_encoder_is_made_of_its_seed(tmp_path: Path) -> None:
+    revisions = [
+        untrained_image_encoder(ImageTraining(size=SIZE, seed=seed)).save(tmp_path / str(i))
+        for i, seed in enumerate((1, 1, 2))
+    ]
+    assert revisions[0] == revisions[1] != revisions[2]
 
 
 def test_training_stops_early_when_nothing_gets_better() -> None:

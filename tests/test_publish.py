@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from feature_fixtures import TEXT_DIM, FeatureShop
+from feature_fixtures import (
+    IMAGE_DIM,
+    IMAGE_REVISION,
+    TEXT_DIM,
+    TEXT_REVISION,
+    ColourImageEncoder,
+    FeatureShop,
+    HashTextEncoder,
+    text_vector,
+)
 
 from aisle.errors import FeatureStoreError
+from aisle.features import ServiceSpec
+from training.embeddings import encode_images, encode_texts
+from training.feature_store import apply_definitions
 from training.publish import newest_rows, publish_view, read_hashes
+from training.vectors import read_vectors
 
 PRODUCTS = 1_200  # more than one write, and one shard
 
@@ -48,6 +63,75 @@ def test_a_rerun_writes_what_an_interrupted_one_left(shop: FeatureShop) -> None:
     shop.store.write_to_online_store(shop.text.embedding_view, df=frame(["p3", "p4"], later))
     report = publish_view(shop.store, shop.text, shop.features)
     assert report.written == 2
+
+
+def service_writes(shop: FeatureShop, ids: list[str], *, digest: str | None = None) -> None:
+    """Write vectors as a service does for products it finds nothing of: computed there, so other by a
+    last bit; under the hash of the request's text (that of the catalogue, unless `digest` says another)."""
+    newest = newest_rows(shop.text, shop.features).set_index("product_id")
+    rows = frame(ids, datetime.now(UTC))
+    rows["source_hash"] = digest or newest.source_hash[ids].tolist()
+    shop.store.write_to_online_store(shop.text.embedding_view, df=rows)
+
+
+def vector_of(shop: FeatureShop, product_id: str) -> list[float]:
+    answer = shop.store.get_online_features(
+        features=[f"{shop.text.embedding_view}:embedding"], entity_rows=[{"product_id": product_id}]
+    )
+    return answer.to_dict()["embedding"][0]
+
+
+def test_vectors_that_a_service_wrote_first_fail_no_publish(tmp_path: Path) -> None:
+    shop = FeatureShop(tmp_path, products=30)
+    service_writes(shop, ["p3", "p4"])
+    report = publish_view(shop.store, shop.text, shop.features)
+    assert (report.products, report.written, report.compared) == (30, 28, 28)
+    again = publish_view(shop.store, shop.text, shop.features)
+    assert (again.written, again.compared) == (0, 0)
+
+
+class OvertakingStore:
+    """A Feast store whose first write is followed at once by a service's late write-back."""
+
+    def __init__(self, shop: FeatureShop, *, digest: str | None) -> None:
+        self.shop = shop
+        self.digest = digest
+        self.writes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.shop.store, name)
+
+    def write_to_online_store(self, view: str, df: pd.DataFrame) -> None:
+        self.shop.store.write_to_online_store(view, df=df)
+        self.writes += 1
+        if self.writes == 1:
+            service_writes(self.shop, ["p3", "p4"], digest=self.digest)
+
+
+@pytest.mark.parametrize("digest", [None, "f" * 16], ids=["same text", "other text"])
+def test_the_catalogue_wins_over_a_service_that_overtook_it(tmp_path: Path, digest: str | None) -> None:
+    shop = FeatureShop(tmp_path, products=30)
+    store: Any = OvertakingStore(shop, digest=digest)
+    report = publish_view(store, shop.text, shop.features)
+    assert (report.products, report.written, report.compared) == (30, 30, 30)
+    wanted = newest_rows(shop.text, shop.features).set_index("product_id").source_hash
+    assert read_hashes(shop.store, shop.text, ["p3", "p4"]) == wanted[["p3", "p4"]].to_dict()
+    assert vector_of(shop, "p3") == text_vector("train 3. wood wood wood").tolist()
+
+
+class DamagingStore(OvertakingStore):
+    """A Feast store that keeps half of every number."""
+
+    def write_to_online_store(self, view: str, df: pd.DataFrame) -> None:
+        halves = df.assign(embedding=[vector / 2 for vector in df.embedding])
+        self.shop.store.write_to_online_store(view, df=halves)
+
+
+def test_vectors_that_stay_changed_are_noticed(tmp_path: Path) -> None:
+    shop = FeatureShop(tmp_path, products=30)
+    store: Any = DamagingStore(shop, digest=None)
+    with pytest.raises(FeatureStoreError, match="was read back changed, one of 30 among the 30 compared"):
+        publish_view(store, shop.text, shop.features)
 
 
 def test_a_missing_product_has_no_hash(shop: FeatureShop) -> None:
@@ -112,8 +196,6 @@ def test_a_publish_fails_no_read_beside_it(tmp_path: Path) -> None:
 
 
 def test_applying_again_takes_nothing_away(shop: FeatureShop) -> None:
-    from training.feature_store import apply_definitions
-
     publish_view(shop.store, shop.image, shop.features)
     assert apply_definitions(shop.store) == [
         "image_embedding__bbbb0001",
@@ -123,3 +205,50 @@ def test_applying_again_takes_nothing_away(shop: FeatureShop) -> None:
         "text_index__aaaa0001",
     ]
     assert len(read_hashes(shop.store, shop.image, ["p1", "p3"])) == 2
+
+
+def test_a_classifier_whose_view_was_deleted_is_named_and_hinders_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = FeatureShop(tmp_path, products=4)
+    whole = ServiceSpec(version="v1", text_revision=TEXT_REVISION, image_revision=IMAGE_REVISION)
+    broken = ServiceSpec(version="v0", text_revision=TEXT_REVISION, image_revision="dddd0001")
+    for service in (whole, broken):
+        service.write(shop.features)
+    applied = apply_definitions(shop.store)
+    assert "classifier__v1" in applied
+    assert "classifier__v0" not in applied
+    [warning] = caplog.messages
+    assert warning.startswith(
+        f"classifier__v0: found no image_embedding__dddd0001 in {shop.features}, wanted its folder; left out"
+    )
+
+
+def source_of(shop: FeatureShop, view: str) -> str:
+    return Path(shop.store.get_feature_view(view).batch_source.path).name
+
+
+def test_a_view_names_the_first_shard_there_is(tmp_path: Path) -> None:
+    shop = FeatureShop(tmp_path, products=30)
+    view = shop.text.embedding_view
+    assert source_of(shop, view) == "shard-00000.parquet"
+    for suffix in ("parquet", "json"):
+        (shop.text.folder(shop.features) / f"shard-00000.{suffix}").unlink()
+    encode_texts(shop.catalog, HashTextEncoder(), shop.features)
+    apply_definitions(shop.store)
+    assert source_of(shop, view) == "shard-00001.parquet"
+    assert publish_view(shop.store, shop.text, shop.features).written == 30
+
+
+def test_a_view_without_any_picture_is_applied_published_and_read(tmp_path: Path) -> None:
+    shop = FeatureShop(tmp_path, products=30)
+    spec = replace(shop.image, revision="cccc0001")
+    encoder = ColourImageEncoder()
+    encoder.revision = spec.revision
+    products = shop.catalog.products.assign(image="")
+    encode_images(replace(shop.catalog, products=products), encoder, shop.features)
+    assert spec.embedding_view in apply_definitions(shop.store)
+    report = publish_view(shop.store, spec, shop.features)
+    assert (report.products, report.written, report.compared) == (0, 0, 0)
+    vectors, found = read_vectors(shop.store, spec, shop.features, ["p1", "p2"])
+    assert (vectors.shape, found.tolist()) == ((2, IMAGE_DIM), [False, False])

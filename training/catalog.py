@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from aisle.errors import CatalogError, SettingError
+from aisle.picture import image_hash
 from aisle.product import Product
 from training.rakuten import RakutenLayout, find_rakuten, read_rakuten
 from training.rows import COLUMNS, ReadReport, check_rows
@@ -100,10 +101,14 @@ class Catalog:
             ) from error
 
     def fingerprint(self) -> str:
-        """Hex sha256 over the rows, whatever their order (pictures by path, not by content)."""
+        """Hex sha256 over the rows, whatever their order, and the content of their pictures: the same for
+        copies in two places. Reads every picture (85,000 of 27 kB: 2 s and what the disk takes). Raises
+        CatalogError if one is gone."""
         digest = hashlib.sha256()
         for row in self.products.sort_values("product_id")[list(COLUMNS)].itertuples(index=False):
-            digest.update(json.dumps(list(row)).encode() + b"\n")
+            image = str(row.image)
+            picture = image_hash(self._picture(image)) if image else ""
+            digest.update(json.dumps([*row, picture]).encode() + b"\n")
         return digest.hexdigest()
 
 

@@ -199,7 +199,11 @@ class _Shards:
         self.folder = spec.folder(features)
         self.features = features
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._index = [_read_shard_index(self.folder, number) for number in self._finished()]
+        finished = self._finished()
+        self._index = [_read_shard_index(self.folder, number) for number in finished]
+        # A number is never given twice, not even that of a deleted shard: until `close`, the old index
+        # still sends its readers there.
+        self._next = max([*finished, *_numbers_in_index(self.folder)], default=-1) + 1
         self.latest: dict[str, str] = {}  # product id -> source hash of its newest row
         for table in self._index:
             self.latest.update(
@@ -209,11 +213,12 @@ class _Shards:
     def _finished(self) -> list[int]:
         numbers = sorted(int(path.stem.split("-")[1]) for path in self.folder.glob("shard-*.json"))
         for number in numbers:
-            facts = json.loads(shard_path(self.folder, number).with_suffix(".json").read_text())
-            if sha256_of_file(shard_path(self.folder, number)) != facts["sha256"]:
+            path = shard_path(self.folder, number)
+            facts = json.loads(path.with_suffix(".json").read_text())
+            if not path.is_file() or sha256_of_file(path) != facts["sha256"]:
                 raise FeatureStoreError(
-                    f"{self.folder.name}/shard-{number:05d}: changed since it was written; delete its two "
-                    "files and encode again"
+                    f"{self.folder.name}/{path.stem}: {'changed' if path.is_file() else 'gone'} since it was "
+                    "written; delete its two files and encode again"
                 )
         return numbers
 
@@ -247,7 +252,12 @@ class _Shards:
             )
 
     def _write(self, ids: Sequence[str], hashes: Sequence[str], vectors_ND: np.ndarray) -> None:
-        number = len(self._index)
+        number, self._next = self._next, self._next + 1
+        path = shard_path(self.folder, number)
+        if path.with_suffix(".json").exists():
+            raise FeatureStoreError(
+                f"{self.folder.name}/{path.stem}: found, wanted a free number; is another run encoding too?"
+            )
         now = pa.array([datetime.now(UTC)] * len(ids), pa.timestamp("us", tz="UTC"))
         flat = pa.array(np.ascontiguousarray(vectors_ND, dtype=np.float32).ravel())
         offsets = pa.array(np.arange(len(ids) + 1, dtype=np.int32) * self.spec.dim)
@@ -259,7 +269,6 @@ class _Shards:
                 "event_timestamp": now,
             }
         )
-        path = shard_path(self.folder, number)
         part = path.with_suffix(".part")
         # Float bytes do not compress; dictionary pages would only slow the gather.
         pq.write_table(table, part, compression="none", use_dictionary=False)
@@ -290,6 +299,13 @@ class _Shards:
 def shard_path(folder: Path, number: int) -> Path:
     """The Parquet file of shard `number`."""
     return folder / f"shard-{number:05d}.parquet"
+
+
+def _numbers_in_index(folder: Path) -> list[int]:
+    if not (folder / INDEX).is_file():
+        return []
+    numbers: list[int] = pq.read_table(folder / INDEX, columns=["shard"])["shard"].unique().to_pylist()
+    return numbers
 
 
 def _read_shard_index(folder: Path, number: int) -> pa.Table:

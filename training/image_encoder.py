@@ -31,7 +31,14 @@ from training.imagenet import imagenet_encoder, imagenet_weights
 from training.pictures import Pictures
 from training.progress import progress as default_progress
 
-__all__ = ["BACKBONES", "ImageTraining", "Pictures", "imagenet_encoder", "train_image_encoder"]
+__all__ = [
+    "BACKBONES",
+    "ImageTraining",
+    "Pictures",
+    "imagenet_encoder",
+    "train_image_encoder",
+    "untrained_image_encoder",
+]
 
 CHECKPOINT = "image_encoder.safetensors"
 History = list[dict[str, float]]
@@ -108,6 +115,14 @@ def train_image_encoder(
                 run.write(checkpoint, identity)
         bar.update(task, total=len(run.history) * len(train), completed=len(run.history) * len(train))
     return run.best_encoder(), run.history
+
+
+def untrained_image_encoder(settings: ImageTraining) -> ImageEncoder:
+    """A seeded random backbone, for a catalogue without any picture: a classifier is served with a pair of
+    encoders, and this one knows all that such a catalogue tells of pictures."""
+    torch.manual_seed(settings.seed)
+    backbone, _ = build_backbone(settings.backbone)
+    return ImageEncoder(backbone, settings.image, backbone=settings.backbone, weights="catalogue")
 
 
 def _check(train: Pictures, validation: Pictures, settings: ImageTraining) -> None:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from aisle.errors import CatalogError, ProductError
 from aisle.image import ImageSettings, decode_image, image_hash
+from aisle.picture import DECODING
 
 CACHE_BYTES = 2 * 2**30
 
@@ -96,15 +97,20 @@ class Pictures(Dataset[np.ndarray | None]):
         return [pool.submit(self.__getitem__, int(at)) for at in positions]
 
     def fingerprint(self) -> str:
-        """Hex sha256 over sources and labels: which pictures these are (paths by name, not content)."""
-        digest = hashlib.sha256(repr((self.settings, len(self))).encode())
+        """Hex sha256 over what the network is shown: pictures by content, wherever they lie, and labels."""
+        digest = hashlib.sha256(repr((self.settings, DECODING, len(self))).encode())
         for source in self.sources:
-            digest.update(_name_of(source).encode() + b"\n")
+            digest.update(_hash_of(source).encode() + b"\n")
         digest.update(self.label_N.tobytes())
         return digest.hexdigest()
 
 
-def _name_of(source: Path | bytes | np.ndarray) -> str:
-    if isinstance(source, Path):
-        return str(source)
-    return image_hash(source if isinstance(source, bytes) else source.tobytes())
+def _hash_of(source: Path | bytes | np.ndarray) -> str:
+    # By content: a shop takes new photos under the names of the old ones. 85,000 pictures of 27 kB take
+    # 2 s, of a training run of hours.
+    if isinstance(source, np.ndarray):
+        return image_hash(source.tobytes())
+    try:
+        return image_hash(source if isinstance(source, bytes) else source.read_bytes())
+    except OSError:
+        return "unreadable"

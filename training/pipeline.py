@@ -15,8 +15,10 @@ import torch
 
 from aisle import store
 from aisle.bundle import Bundle
+from aisle.calibration import Calibration
 from aisle.errors import CatalogError, FeatureStoreError
 from aisle.features import ServiceSpec, ViewSpec, load_specs
+from aisle.fusion import FusionNet
 from aisle.image import ImageEncoder
 from aisle.taxonomy import Taxonomy
 from aisle.text import TextEncoder, TextSettings
@@ -25,7 +27,13 @@ from training.embeddings import encode_images, encode_texts
 from training.evaluation import evaluate
 from training.feature_store import apply_definitions, open_feature_store
 from training.fit import FitSettings, Vectors, fit_fusion
-from training.image_encoder import ImageTraining, Pictures, imagenet_encoder, train_image_encoder
+from training.image_encoder import (
+    ImageTraining,
+    Pictures,
+    imagenet_encoder,
+    train_image_encoder,
+    untrained_image_encoder,
+)
 from training.progress import console
 from training.publish import publish_view
 from training.registration import calibrate_fusion, make_bundle, model_card, register
@@ -82,6 +90,11 @@ def _train_on_catalogue(catalog: Catalog, training: ImageTraining, work: Path) -
     products with pictures."""
     settings = SplitSettings()
     products = catalog.products
+    if (products.image == "").all():
+        console.print(
+            "no product has a picture: the image encoder stays untrained, the classifier will be one of texts"
+        )
+        return untrained_image_encoder(training)
     # A category with fewer pictures than this teaches nothing, and class weights would make it loud.
     taxonomy = known_categories(catalog, min_class=MIN_PICTURES)
     splits = assign_splits(products.group, settings).to_numpy()
@@ -174,10 +187,12 @@ def view_specs(shop: Shop, pair: Encoders) -> tuple[ViewSpec, ViewSpec]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Labelled:
-    """The labelled products of a catalogue with their vectors; `split_N` holds split names."""
+    """The labelled products of a catalogue with their vectors; `split_N` holds split names, `group_N` what
+    variants of one product share."""
 
     vectors: Vectors
     split_N: np.ndarray
+    group_N: np.ndarray
     own_N: np.ndarray  # bool: trained the catalogue image encoder
 
     def split(self, name: str) -> Vectors:
@@ -187,6 +202,17 @@ class Labelled:
         """The training split, without the pictures that the image encoder was trained on: it knows
         them too well, and a head that saw their vectors would trust pictures more than it may."""
         return self.vectors.without_images(self.own_N).rows(self.split_N == "train")
+
+    def calibrate(self, fusion: FusionNet, *, target_error: float) -> Calibration:
+        """Calibrate a head on the validation split (temperatures) and the calibration split (thresholds)."""
+        return calibrate_fusion(
+            fusion,
+            validation=self.split("validation"),
+            held_out=self.split("calibration"),
+            group_N=self.group_N[self.split_N == "calibration"],
+            target_error=target_error,
+            delta=DELTA,
+        )
 
 
 def read_labelled(
@@ -214,6 +240,7 @@ def read_labelled(
             label_N=np.array([taxonomy.index(code) for code in products.category], dtype=np.int64),
         ),
         split_N=assign_splits(products.group, splits).to_numpy(),
+        group_N=products.group.to_numpy(),
         own_N=own_N,
     )
 
@@ -244,11 +271,10 @@ def fit(
     fusion, history = fit_fusion(
         labelled.train(), labelled.split("validation"), settings, classes=len(taxonomy)
     )
-    held_out = labelled.split("calibration")
     bundle = make_bundle(
         fusion,
         taxonomy=taxonomy,
-        calibration=calibrate_fusion(fusion, held_out, target_error=target_error, delta=DELTA),
+        calibration=labelled.calibrate(fusion, target_error=target_error),
         text_encoder=pair.text,
         image_encoder=pair.image,
         test=labelled.split("test"),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from aisle.bundle import Bundle, EncoderRef
-from aisle.calibration import PATTERNS, Calibration, calibrate
+from aisle.calibration import Answers, Calibration, calibrate
 from aisle.classifier import Classifier
 from aisle.fusion import FusionNet, fusion_logits
 from aisle.image import ImageEncoder
@@ -30,18 +30,25 @@ REFERENCE_PRODUCTS = 20_000  # at most so many held-out products go into the dri
 
 
 def calibrate_fusion(
-    fusion: FusionNet, held_out: Vectors, *, target_error: float, delta: float
+    fusion: FusionNet,
+    *,
+    validation: Vectors,
+    held_out: Vectors,
+    group_N: np.ndarray,
+    target_error: float,
+    delta: float,
 ) -> Calibration:
-    """Calibrate each presence pattern on the held-out products that have its modalities."""
-    logits_PNC = fusion_logits(fusion, held_out.text_ND, held_out.image_NE)
-    has_text, has_image = held_out.present_N2[:, 0] > 0, held_out.present_N2[:, 1] > 0
-    masks = (has_text & has_image, has_text, has_image)
-    return calibrate(
-        {name: logits_PNC[i][masks[i]] for i, name in enumerate(PATTERNS)},
-        {name: held_out.label_N[masks[i]] for i, name in enumerate(PATTERNS)},
-        target_error=target_error,
-        delta=delta,
+    """Temperatures from the products of early stopping, thresholds from `held_out`; products are variants
+    of one another where `group_N` (of `held_out`) is equal."""
+    tuned_on, tested_on = (
+        Answers(
+            logits_PNC=fusion_logits(fusion, vectors.text_ND, vectors.image_NE),
+            present_N2=vectors.present_N2,
+            label_N=vectors.label_N,
+        )
+        for vectors in (validation, held_out)
     )
+    return calibrate(tuned_on, tested_on, group_N, target_error=target_error, delta=delta)
 
 
 def make_bundle(
