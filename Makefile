@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM := false
 export AISLE_HOME
 export BENTOML_HOME ?= $(AISLE_HOME)/bentoml
 
-.PHONY: help setup demo train serve test lint format bench lock clean
+.PHONY: help setup demo loop train serve watch test lint format bench lock clean
 
 help: ## list the chores
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,9 +32,15 @@ setup: .venv/installed ## build .venv from requirements.lock
 demo: setup ## the main job: catalogue to served prediction (EXIT=1 stops at the end)
 	AISLE_HOME=$(DEMO_HOME) BENTOML_HOME=$(DEMO_HOME)/bentoml $(RUN) -m benchmarks.demo $(if $(EXIT),--exit)
 
+loop: setup ## after make demo: drift, alarm, labels, retraining, promotion
+	AISLE_HOME=$(DEMO_HOME) BENTOML_HOME=$(DEMO_HOME)/bentoml $(RUN) -m benchmarks.loop
+
 train: setup ## train and register on CATALOG=<folder or file>
 	@test -n "$(CATALOG)" || { echo 'make train: no CATALOG; run make train CATALOG=<folder or file>' >&2; exit 2; }
 	$(RUN) -m training run "$(CATALOG)" $(ARGS)
+
+watch: setup ## watch what is answered: drift, quality, metrics on port 9101
+	$(RUN) -m monitoring watch
 
 serve: setup ## serve the newest classifier of AISLE_HOME
 	$(RUN) -m service serve

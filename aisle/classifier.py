@@ -15,11 +15,11 @@ from aisle.bundle import Bundle
 from aisle.calibration import PATTERNS, pattern_index
 from aisle.errors import BundleError, ProductError
 from aisle.fusion import fusion_logits
-from aisle.image import ImageEncoder, decode_with_size, image_hash
+from aisle.image import ImageEncoder, ImageSettings, decode_with_size, image_hash
 from aisle.prediction import Candidate, Prediction, Source
 from aisle.product import Product
 from aisle.taxonomy import Taxonomy
-from aisle.text import TextEncoder, clean_text, text_hash
+from aisle.text import TextEncoder, TextSettings, clean_text, text_hash
 
 DEFAULT_TOP_K = 5
 
@@ -68,6 +68,38 @@ class Embedded:
         return np.array(rows, dtype=np.float32).reshape(-1, 2)
 
 
+def prepare_product(
+    product: Product,
+    text_settings: TextSettings,
+    image_settings: ImageSettings,
+    *,
+    top_k: int = DEFAULT_TOP_K,
+) -> Item:
+    """Clean the text and decode the picture. Raises ProductError."""
+    if product.is_empty:
+        raise ProductError(
+            "product_empty",
+            field="product",
+            found="no title, description, image or product_id",
+            wanted="at least one of them",
+        )
+    text = clean_text(product.title, product.description, text_settings)
+    pixels_HWC = size = digest = None
+    if product.image is not None:
+        pixels_HWC, size = decode_with_size(product.image, image_settings)
+        digest = image_hash(product.image)
+    return Item(
+        product_id=product.product_id,
+        text=text or None,
+        text_hash=text_hash(text) if text else None,
+        pixels_HWC=pixels_HWC,
+        image_hash=digest,
+        image_size=size,
+        description_missing=not product.description.strip(),
+        top_k=top_k,
+    )
+
+
 class Classifier:
     """A bundle with the encoders it was trained with. Reading methods are thread-safe.
 
@@ -109,28 +141,7 @@ class Classifier:
 
     def prepare(self, product: Product, top_k: int = DEFAULT_TOP_K) -> Item:
         """Clean the text and decode the picture. Raises ProductError, for this product alone."""
-        if product.is_empty:
-            raise ProductError(
-                "product_empty",
-                field="product",
-                found="no title, description, image or product_id",
-                wanted="at least one of them",
-            )
-        text = clean_text(product.title, product.description, self.text_encoder.settings)
-        pixels_HWC = size = digest = None
-        if product.image is not None:
-            pixels_HWC, size = decode_with_size(product.image, self.image_encoder.settings)
-            digest = image_hash(product.image)
-        return Item(
-            product_id=product.product_id,
-            text=text or None,
-            text_hash=text_hash(text) if text else None,
-            pixels_HWC=pixels_HWC,
-            image_hash=digest,
-            image_size=size,
-            description_missing=not product.description.strip(),
-            top_k=top_k,
-        )
+        return prepare_product(product, self.text_encoder.settings, self.image_encoder.settings, top_k=top_k)
 
     def embed(self, items: Sequence[Item], stored: Sequence[Stored] | None = None) -> Embedded:
         """Vectors of a batch. A stored vector is used when the request gives no such part, or gives

@@ -102,7 +102,7 @@ def folder() -> Check:
     def parse(text: str) -> Path:
         if not text.strip():
             raise ValueError
-        return Path(text)
+        return Path(text).absolute()
 
     return parse, "a folder"
 
@@ -111,6 +111,20 @@ def variable(name: str, default: str, check: Check, meaning: str) -> dict[str, A
     """Metadata of a field that is read from `name`; `default` is checked like any other value."""
     parse, wanted = check
     return {"name": name, "default": default, "parse": parse, "wanted": wanted, "meaning": meaning}
+
+
+# The variables that more than one room reads.
+HOME = variable("AISLE_HOME", ".aisle", folder(), "one shop: models, features, ledger, reports")
+REDIS_URL = variable(
+    "AISLE_REDIS_URL", "", redis_url(), "the online store; empty: a private development server"
+)
+DATABASE_URL = variable("AISLE_DATABASE_URL", "", database_url(), "the ledger; empty: SQLite in AISLE_HOME")
+DEVICE = variable(
+    "AISLE_DEVICE",
+    "auto",
+    one_of("auto", "cpu", "cuda"),
+    "where models run and are trained; auto: a GPU if there is one",
+)
 
 
 def read_environment(kind: type[T], environ: Mapping[str, str] = os.environ) -> T:

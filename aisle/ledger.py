@@ -263,6 +263,11 @@ class Ledger:
         query = select(deployments).order_by(deployments.c.number.desc()).limit(limit)
         return [Deployment(**row) for row in self._rows(query)]
 
+    def last_event(self, kind: str) -> Event | None:
+        """The newest event of one kind."""
+        query = select(events).where(events.c.kind == kind).order_by(events.c.number.desc()).limit(1)
+        return next((Event(**row) for row in self._rows(query)), None)
+
     def events(self, kind: str | None = None, *, after: int = 0, limit: int = 1000) -> list[Event]:
         """Events with a number above `after`, oldest first; of one kind, or kinds below it: "drift"
         finds "drift.alarm" too."""
@@ -302,6 +307,16 @@ class Ledger:
         """Which of them the ledger holds."""
         query = select(predictions.c.prediction_id).where(predictions.c.prediction_id.in_(prediction_ids))
         return {row["prediction_id"] for row in self._rows(query)}
+
+    def newest_label(self) -> int:
+        """The number of the last label; 0 while there is none."""
+        with self._guarded(), self._engine.connect() as connection:
+            return int(connection.execute(select(func.max(labels.c.number))).scalar_one() or 0)
+
+    def count_labels(self, *, after: int = 0) -> int:
+        query = select(func.count()).select_from(labels).where(labels.c.number > after)
+        with self._guarded(), self._engine.connect() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def labels(self, *, after: int = 0, limit: int = 100_000) -> list[Label]:
         """Labels with a number above `after`, oldest first."""

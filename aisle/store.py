@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import bentoml
-import torch
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
 from aisle.bundle import Bundle
 from aisle.classifier import Classifier
+from aisle.device import resolve_device
 from aisle.errors import BundleError
 from aisle.image import ImageEncoder
 from aisle.manifest import MANIFEST, holds_all_files, verify_manifest
@@ -88,10 +88,10 @@ def load_image_encoder(revision: str, device: str = "cpu") -> ImageEncoder:
     return _retrying(tag, lambda: ImageEncoder.load(find(tag), device))
 
 
-def load_classifier(tag: str = LATEST, device: str | None = None) -> Classifier:
+def load_classifier(tag: str = LATEST, device: str = "auto") -> Classifier:
     """The classifier that `tag` names with its two encoders, verified, on `device` (a GPU if there
     is one). Raises BundleError naming what is missing or damaged."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = resolve_device(device)
     tag = resolve(tag)
     bundle = load_bundle(tag)
     return Classifier(

@@ -34,7 +34,8 @@ from training.catalog import Catalog, read_catalog
 from training.demo import write_demo_catalog
 from training.fit import FitSettings
 from training.image_encoder import ImageTraining
-from training.settings import TrainingEnvironment
+from training.settings import Settings
+from training.shop import Shop, load_encoders
 from training.splits import SplitSettings, assign_splits
 
 SHOWN = 10
@@ -54,8 +55,8 @@ def main(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way the service is stopped
     # BentoML shows deprecations, and its own use of pathspec is one.
     warnings.filterwarnings("ignore", message="GitWildMatchPattern", category=DeprecationWarning)
-    environment = TrainingEnvironment.read()
-    shop = pipeline.Shop.open(environment)
+    environment = Settings.from_environment()
+    shop = Shop.open(environment)
     folder = environment.home / "catalog"
     write_demo_catalog(folder)
     catalog = read_catalog(folder)
@@ -63,7 +64,7 @@ def main(
 
     text_tag = pipeline.make_text_encoder(shop, "minilm", max_tokens=128, prefix="")
     image_tag = pipeline.make_image_encoder(shop, catalog, ImageTraining(size=96), weights="catalogue")
-    encoders = pipeline.encoders(text_tag, image_tag)
+    encoders = load_encoders(shop, text_tag, image_tag)
     pipeline.encode(shop, catalog, encoders)
     pipeline.publish(shop, encoders)
     bundle, tag = pipeline.fit(shop, catalog, encoders, FitSettings())

@@ -30,6 +30,7 @@ from training.embeddings import encode_images, encode_texts
 from training.feature_store import apply_definitions, open_feature_store
 from training.fit import FitSettings, Vectors, fit_fusion
 from training.publish import publish_view
+from training.shop import Encoders, Shop, load_encoders
 
 BACKBONE = "mobilenet_v3_small"
 SIDE = 224  # pixels
@@ -39,13 +40,13 @@ COPIES = 8  # noisy ones of each product's vectors, to fit the head on
 NOISE = 0.05
 
 
-def make_model(shop: pipeline.Shop, products: Sequence[Product]) -> str:
+def make_model(shop: Shop, products: Sequence[Product]) -> str:
     """Register encoders and classifier, publish the products' text vectors; return the classifier's tag."""
     text_tag = pipeline.make_text_encoder(shop, "minilm", max_tokens=TextSettings().max_tokens, prefix="")
     image_tag = store.save_encoder(
         _image_encoder(), store.IMAGE_ENCODER, shop.environment.scratch / "image-encoder"
     )
-    encoders = pipeline.encoders(text_tag, image_tag)
+    encoders = load_encoders(shop, text_tag, image_tag)
     tag = _register(shop, encoders, products)
     _publish_texts(shop, encoders, products)
     return tag
@@ -57,7 +58,7 @@ def _image_encoder() -> ImageEncoder:
     return ImageEncoder(model, ImageSettings(size=SIDE), backbone=BACKBONE, weights="catalogue")
 
 
-def _register(shop: pipeline.Shop, encoders: pipeline.Encoders, products: Sequence[Product]) -> str:
+def _register(shop: Shop, encoders: Encoders, products: Sequence[Product]) -> str:
     text, image = encoders.text, encoders.image
     taxonomy = Taxonomy.from_codes([f"{10 * (number + 1)}" for number in range(CATEGORIES)])
     pattern = PatternCalibration(temperature=1.0, threshold=0.5)
@@ -74,7 +75,7 @@ def _register(shop: pipeline.Shop, encoders: pipeline.Encoders, products: Sequen
     return store.save_bundle(folder, VERSION, {})
 
 
-def _fit(encoders: pipeline.Encoders, products: Sequence[Product]) -> FusionNet:
+def _fit(encoders: Encoders, products: Sequence[Product]) -> FusionNet:
     """A head that tells the products apart: each one's vectors, a little noise, its number mod 27."""
     text, image = encoders.text, encoders.image
     texts, pixels = zip(*(_parts(product, encoders) for product in products), strict=True)
@@ -90,7 +91,7 @@ def _fit(encoders: pipeline.Encoders, products: Sequence[Product]) -> FusionNet:
     return fusion
 
 
-def _parts(product: Product, encoders: pipeline.Encoders) -> tuple[str, np.ndarray]:
+def _parts(product: Product, encoders: Encoders) -> tuple[str, np.ndarray]:
     text = clean_text(product.title, product.description, encoders.text.settings)
     assert product.image is not None  # the benchmark's own products have one
     return text, decode_image(product.image, encoders.image.settings)
@@ -102,7 +103,7 @@ def _noisy(vectors_ND: np.ndarray, generator: np.random.Generator) -> np.ndarray
     return (rows_ND + noise_ND).astype(np.float32)
 
 
-def _publish_texts(shop: pipeline.Shop, encoders: pipeline.Encoders, products: Sequence[Product]) -> None:
+def _publish_texts(shop: Shop, encoders: Encoders, products: Sequence[Product]) -> None:
     """Encode and publish the products without their photos, which every request then must compute.
 
     One more product, which nobody asks for, has a photo: a service wants both of its views to be there.

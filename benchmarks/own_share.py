@@ -26,7 +26,10 @@ from training import pipeline
 from training.catalog import read_catalog
 from training.evaluation import evaluate
 from training.fit import FitSettings, fit_fusion
-from training.settings import TrainingEnvironment
+from training.labelled import Labelled, read_labelled
+from training.labels import no_labels
+from training.settings import Settings
+from training.shop import Encoders, Shop, load_encoders
 from training.splits import SplitSettings
 
 SEEDS = range(5)
@@ -34,11 +37,13 @@ COLUMNS = ("macro_f1", "log_loss", "ece", "misled_share")
 
 
 def main(catalog_path: Annotated[Path, typer.Argument(help="The catalogue that filled AISLE_HOME.")]) -> None:
-    shop = pipeline.Shop.open(TrainingEnvironment.read())
+    shop = Shop.open(Settings.from_environment())
     catalog = read_catalog(catalog_path)
-    pair = pipeline.encoders()
+    pair = load_encoders(shop)
     taxonomy = pipeline.known_categories(catalog, min_class=10)
-    labelled = pipeline.read_labelled(shop, catalog, pair, taxonomy, SplitSettings())
+    labelled = read_labelled(
+        shop, catalog, pair, taxonomy, SplitSettings(), no_labels(pair.text.dim, pair.image.dim)
+    )
     naive = replace(labelled, own_N=np.zeros_like(labelled.own_N))
     rows = {
         "naive": [_figures(naive, pair, taxonomy, seed) for seed in SEEDS],
@@ -57,9 +62,7 @@ def main(catalog_path: Annotated[Path, typer.Argument(help="The catalogue that f
     Console().print(table)
 
 
-def _figures(
-    labelled: pipeline.Labelled, pair: pipeline.Encoders, taxonomy: Taxonomy, seed: int
-) -> dict[str, float]:
+def _figures(labelled: Labelled, pair: Encoders, taxonomy: Taxonomy, seed: int) -> dict[str, float]:
     """Test figures of one head. `misled_share`: products that text alone got right and fusion got wrong."""
     fusion, _ = fit_fusion(
         labelled.train(), labelled.split("validation"), FitSettings(seed=seed), classes=len(taxonomy)

@@ -192,10 +192,10 @@ def say(what: str) -> None:
 
 def make_model(home: Path, redis_url: str, products: Sequence[Product]) -> None:
     from benchmarks.model import make_model as make
-    from training.pipeline import Shop
-    from training.settings import TrainingEnvironment
+    from training.settings import Settings
+    from training.shop import Shop
 
-    make(Shop.open(TrainingEnvironment(home=home, redis_url=redis_url)), products)
+    make(Shop.open(Settings(home=home, redis_url=redis_url)), products)
 
 
 def write_bodies(products: Sequence[Product], folder: Path) -> None:

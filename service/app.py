@@ -202,7 +202,7 @@ def load_engine(settings: Settings, tag: str, beside: Engine | None) -> Engine:
     if beside is None:
         cores = len(os.sched_getaffinity(0))
         torch.set_num_threads(settings.model_threads or max(1, cores // settings.workers))
-        classifier = store.load_classifier(tag, None if settings.device == "auto" else settings.device)
+        classifier = store.load_classifier(tag, settings.device)
         return Engine(classifier, open_features(settings, classifier), write_back=settings.write_back)
     old = beside.classifier
     bundle = store.load_bundle(tag)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aisle.environment import (
-    database_url,
+    DATABASE_URL,
+    DEVICE,
+    HOME,
+    REDIS_URL,
     describe_environment,
-    folder,
     integer,
     model_tag,
-    one_of,
     read_environment,
-    redis_url,
     seconds,
     share,
     variable,
@@ -29,14 +29,8 @@ CHAMPION = "champion"
 class Settings:
     """Facts about this deployment. Raises SettingError naming the variable, its value and what is wanted."""
 
-    home: Path = field(
-        metadata=variable("AISLE_HOME", ".aisle", folder(), "one shop: features, registry, development Redis")
-    )
-    redis_url: str = field(
-        metadata=variable(
-            "AISLE_REDIS_URL", "", redis_url(), "the online store; empty: a private development server"
-        )
-    )
+    home: Path = field(metadata=HOME)
+    redis_url: str = field(metadata=REDIS_URL)
     model: str = field(
         metadata=variable(
             "AISLE_MODEL",
@@ -45,22 +39,13 @@ class Settings:
             "champion: the newest deployment, followed while serving; or a fixed classifier",
         )
     )
-    database_url: str = field(
-        metadata=variable("AISLE_DATABASE_URL", "", database_url(), "the ledger; empty: SQLite in AISLE_HOME")
-    )
+    database_url: str = field(metadata=DATABASE_URL)
     ledger_embeddings: float = field(
         metadata=variable(
             "AISLE_LEDGER_EMBEDDINGS", "1", share(), "share of predictions recorded with their embeddings"
         )
     )
-    device: str = field(
-        metadata=variable(
-            "AISLE_DEVICE",
-            "auto",
-            one_of("auto", "cpu", "cuda"),
-            "where the model runs; auto: a GPU if there is one",
-        )
-    )
+    device: str = field(metadata=DEVICE)
     workers: int = field(
         metadata=variable("AISLE_WORKERS", "1", integer(1, 64), "server processes, each with its own model")
     )

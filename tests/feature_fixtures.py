@@ -17,7 +17,7 @@ from aisle.text import TextSettings
 from training.catalog import Catalog, read_catalog
 from training.embeddings import encode_images, encode_texts
 from training.feature_store import apply_definitions, open_feature_store
-from training.settings import TrainingEnvironment
+from training.settings import Settings
 
 TEXT_REVISION, IMAGE_REVISION = "aaaa0001", "bbbb0001"
 TEXT_DIM, IMAGE_DIM = 8, 6
@@ -79,7 +79,7 @@ class FeatureShop:
     """`products` products, encoded and applied, not yet published."""
 
     def __init__(self, home: Path, *, products: int) -> None:
-        self.environment = TrainingEnvironment(home=home, redis_url=None)
+        self.environment = Settings(home=home, redis_url="")
         self.catalog: Catalog = read_catalog(write_catalog(home / "catalog", products=products))
         self.features = self.environment.features
         encode_texts(self.catalog, HashTextEncoder(), self.features)

@@ -118,6 +118,7 @@ def test_labels_are_read_from_one_to_another(ledger: Ledger) -> None:
     found = ledger.labelled_predictions(after=numbers[0], until=numbers[2])
     assert [one.prediction.prediction_id for one in found] == ["p1", "p2"]
     assert ledger.has_prediction(["p0", "p9"]) == {"p0"}
+    assert (ledger.newest_label(), ledger.count_labels(after=numbers[1])) == (numbers[3], 2)
 
 
 def test_a_label_names_a_prediction_or_a_product() -> None:
@@ -132,6 +133,8 @@ def test_events_are_found_by_kind_and_below(ledger: Ledger) -> None:
     assert [e.detail for e in ledger.events("drift")] == [{"stream": "language", "ratio": 1.5}, {}]
     assert [e.number for e in ledger.events("drift.alarm", after=alarm.number - 1)] == [alarm.number]
     assert len(ledger.events()) == 3
+    assert ledger.last_event("drift.alarm") == ledger.events()[-1]
+    assert ledger.last_event("drift") is None
 
 
 def test_the_champion_is_the_newest_deployment(ledger: Ledger) -> None:

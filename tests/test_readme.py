@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import describe
+from monitoring.settings import describe as describe_monitoring
+from service.settings import describe as describe_service
+from training.settings import describe as describe_training
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+SETTINGS = {*describe_service(), *describe_monitoring(), *describe_training()}
 QUICK = re.findall(r"<!-- test -->\n```bash\n(.*?)```", README, re.DOTALL)
 
 
@@ -55,10 +58,10 @@ def test_the_tree_names_every_file_and_no_other() -> None:
 
 
 def test_every_setting_is_told_with_its_default() -> None:
-    for name, default, meaning in describe():
+    for name, default, meaning in SETTINGS:
         shown = f"`{default}`" if default else "(none)"
         assert f"| `{name}` | {shown} | {meaning} |" in README
-    assert set(re.findall(r"AISLE_[A-Z_]+", README)) == {name for name, _, _ in describe()}
+    assert set(re.findall(r"AISLE_[A-Z_]+", README)) == {name for name, _, _ in SETTINGS}
 
 
 def test_make_knows_every_chore_that_is_told() -> None:

@@ -19,7 +19,8 @@ from aisle.text import TextEncoder
 from training import pipeline
 from training.catalog import read_catalog
 from training.fit import FitSettings
-from training.settings import TrainingEnvironment
+from training.settings import Settings
+from training.shop import Shop, load_encoders
 
 KINDS = {
     "10": ("livre roman poche", "red"),
@@ -46,11 +47,11 @@ def write_catalogue(folder: Path) -> None:
 
 def make_shop(text_encoder: Path, image_encoder: Path, catalogue: Path) -> str:
     """Encode, publish, fit and register; return the classifier's tag."""
-    shop = pipeline.Shop.open(TrainingEnvironment.read())
+    shop = Shop.open(Settings.from_environment())
     scratch = shop.environment.scratch
     store.save_encoder(TextEncoder.load(text_encoder), store.TEXT_ENCODER, scratch / "text")
     store.save_encoder(ImageEncoder.load(image_encoder), store.IMAGE_ENCODER, scratch / "image")
-    pair = pipeline.encoders()
+    pair = load_encoders(shop)
     catalog = read_catalog(catalogue)
     pipeline.encode(shop, catalog, pair)
     pipeline.publish(shop, pair)

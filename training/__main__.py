@@ -8,7 +8,7 @@ import warnings
 
 from aisle.errors import AisleError
 from training.progress import console
-from training.settings import TrainingEnvironment
+from training.settings import Settings
 
 # BentoML and Feast report usage to their makers unless told not to.
 QUIET = {"BENTOML_DO_NOT_TRACK": "true", "ANONYMIZED_TELEMETRY": "False", "TOKENIZERS_PARALLELISM": "false"}
@@ -16,7 +16,10 @@ QUIET = {"BENTOML_DO_NOT_TRACK": "true", "ANONYMIZED_TELEMETRY": "False", "TOKEN
 
 def main() -> None:
     """Run the command line; an AisleError is one line, not a traceback."""
-    environment = TrainingEnvironment.read()
+    try:
+        environment = Settings.from_environment()
+    except AisleError as error:
+        sys.exit(f"error: {error}")
     # BentoML reads these when it is imported, which `training.commands` does.
     for name, value in {**QUIET, "BENTOML_HOME": str(environment.home / "bentoml")}.items():
         os.environ.setdefault(name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,10 @@ from training.catalog import ColumnMap, read_catalog
 from training.demo import write_demo_catalog
 from training.fit import FitSettings
 from training.image_encoder import BACKBONES, ImageTraining
-from training.settings import TrainingEnvironment
+from training.judge import answers_of, evaluate_tag
+from training.labels import read_ledger_labels
+from training.settings import Settings
+from training.shop import Shop, load_encoders
 from training.splits import split_report
 from training.text_encoder import MINILM
 
@@ -62,6 +66,12 @@ MinClass = Annotated[
     int, typer.Option("--min-class", help="Categories with fewer products are left out, and named.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same figures.")]
+LabelsUntil = Annotated[
+    int,
+    typer.Option(
+        "--labels-until", min=0, help="Number of the ledger's last label that counts; 0: no labels."
+    ),
+]
 
 
 @app.command("demo-catalog")
@@ -69,9 +79,10 @@ def demo_catalog(
     folder: Annotated[Path, typer.Argument(help="Where to write products.csv and images/.")],
     products: Annotated[int, typer.Option(help="How many products.")] = 2_400,
     seed: Seed = 27,
+    shifted: Annotated[bool, typer.Option(help="As the market looks after it moved.")] = False,
 ) -> None:
     """Draw and write the demo catalogue."""
-    write_demo_catalog(folder, products=products, seed=seed)
+    write_demo_catalog(folder, products=products, seed=seed, shifted=shifted)
     out.print(f"wrote {products:,} products to {folder}")
 
 
@@ -95,7 +106,7 @@ def image_encoder(
 ) -> None:
     """Make an image encoder and put it into the model store; prints its tag."""
     training = ImageTraining(backbone=backbone, size=image_size, epochs=image_epochs, seed=seed)
-    shop = pipeline.Shop.open(TrainingEnvironment.read())
+    shop = Shop.open(Settings.from_environment())
     read = read_catalog(catalog, columns=ColumnMap.parse(columns))
     out.print(pipeline.make_image_encoder(shop, read, training, weights=image_weights))
 
@@ -105,7 +116,7 @@ def text_encoder(
     text_encoder: TextSource = MINILM, text_tokens: TextTokens = 128, text_prefix: TextPrefix = ""
 ) -> None:
     """Put a text encoder into the model store; prints its tag."""
-    shop = pipeline.Shop.open(TrainingEnvironment.read())
+    shop = Shop.open(Settings.from_environment())
     out.print(pipeline.make_text_encoder(shop, text_encoder, max_tokens=text_tokens, prefix=text_prefix))
 
 
@@ -117,9 +128,9 @@ def encode(
     columns: Columns = None,
 ) -> None:
     """Turn texts and pictures into vectors: sharded Parquet. Resumes; skips what has not changed."""
-    shop = pipeline.Shop.open(TrainingEnvironment.read())
+    shop = Shop.open(Settings.from_environment())
     read = read_catalog(catalog, columns=ColumnMap.parse(columns))
-    pipeline.encode(shop, read, pipeline.encoders(text, image))
+    pipeline.encode(shop, read, load_encoders(shop, text, image))
 
 
 @app.command()
@@ -128,8 +139,8 @@ def publish(
     image: Annotated[str, typer.Option(help="Image encoder tag; default the newest.")] = "",
 ) -> None:
     """Apply the feature views and write the vectors to the online store; reads a sample back."""
-    shop = pipeline.Shop.open(TrainingEnvironment.read())
-    pipeline.publish(shop, pipeline.encoders(text, image))
+    shop = Shop.open(Settings.from_environment())
+    pipeline.publish(shop, load_encoders(shop, text, image))
 
 
 @app.command()
@@ -142,21 +153,49 @@ def fit(
     target_error: TargetError = 0.05,
     min_class: MinClass = 10,
     seed: Seed = 27,
+    labels_until: LabelsUntil = 0,
+    start_from: Annotated[
+        str, typer.Option(help="Train the head of this classifier on; default: a new one.")
+    ] = "",
+    report: Annotated[Path | None, typer.Option(help="Write the tag and what was used, as JSON.")] = None,
 ) -> None:
     """Train the fusion head on stored vectors, calibrate, evaluate and register it; prints its tag."""
-    shop = pipeline.Shop.open(TrainingEnvironment.read())
+    shop = Shop.open(Settings.from_environment())
     read = read_catalog(catalog, columns=ColumnMap.parse(columns))
-    settings = FitSettings(variant=variant, seed=seed)
+    pair = load_encoders(shop, text, image)
+    labels = read_ledger_labels(shop, read, pair, labels_until)
     bundle, tag = pipeline.fit(
         shop,
         read,
-        pipeline.encoders(text, image),
-        settings,
+        pair,
+        FitSettings(variant=variant, seed=seed),
         target_error=target_error,
         min_class=min_class,
+        labels=labels,
+        start_from=start_from,
     )
     _print_metrics(bundle.metrics)
+    if report is not None:
+        facts = {f"labels_{name}": value for name, value in labels.to_json().items()}
+        report.write_text(json.dumps({"tag": tag, **facts}, indent=1) + "\n")
     out.print(tag)
+
+
+@app.command()
+def answers(
+    tag: Annotated[str, typer.Argument(help="A classifier's tag, or aisle-classifier:latest.")],
+    catalog: CatalogPath,
+    file: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    columns: Columns = None,
+    labels_until: LabelsUntil = 0,
+) -> None:
+    """Write a classifier's answers about the test split and about labelled products kept out of training."""
+    shop = Shop.open(Settings.from_environment())
+    read = read_catalog(catalog, columns=ColumnMap.parse(columns))
+    frame = answers_of(shop, tag, read, labels_until=labels_until)
+    frame.to_parquet(file, index=False)
+    for name, rows in frame.groupby("set"):
+        out.print(f"{name}: {len(rows):,} products, {rows.correct.mean():.1%} right")
 
 
 @app.command()
@@ -166,9 +205,9 @@ def evaluate(
     columns: Columns = None,
 ) -> None:
     """Make the figures of a registered classifier again, on its catalogue's untouched test split."""
-    shop = pipeline.Shop.open(TrainingEnvironment.read())
+    shop = Shop.open(Settings.from_environment())
     read = read_catalog(catalog, columns=ColumnMap.parse(columns))
-    _print_metrics(pipeline.evaluate_tag(shop, tag, read))
+    _print_metrics(evaluate_tag(shop, tag, read))
 
 
 @app.command()
@@ -188,13 +227,13 @@ def run(
     seed: Seed = 27,
 ) -> None:
     """Everything, in order: read, encoders, encode, publish, fit, register. Prints the tag."""
-    shop = pipeline.Shop.open(TrainingEnvironment.read())
+    shop = Shop.open(Settings.from_environment())
     read = read_catalog(catalog, columns=ColumnMap.parse(columns))
     out.print(read.report)
     image_training = ImageTraining(backbone=backbone, size=image_size, epochs=image_epochs, seed=seed)
     text_tag = pipeline.make_text_encoder(shop, text_encoder, max_tokens=text_tokens, prefix=text_prefix)
     image_tag = pipeline.make_image_encoder(shop, read, image_training, weights=image_weights)
-    encoders = pipeline.encoders(text_tag, image_tag)
+    encoders = load_encoders(shop, text_tag, image_tag)
     pipeline.encode(shop, read, encoders)
     pipeline.publish(shop, encoders)
     settings = FitSettings(variant=variant, seed=seed)

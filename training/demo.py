@@ -16,9 +16,10 @@ from pathlib import Path
 from random import Random
 
 from aisle.errors import CatalogError
-from training import demo_pictures, demo_words
+from training import demo_pictures, demo_shift, demo_words
 from training.demo_pictures import DRAWINGS, draw_photo
-from training.demo_words import write_words
+from training.demo_shift import SHIFTED, draw_shifted_photo
+from training.demo_words import TRADES, write_words
 from training.progress import progress
 
 MARK = "demo.json"  # says which demo catalogue a folder holds, or is about to hold
@@ -105,8 +106,9 @@ class _Listing:
     category: str
 
 
-def write_demo_catalog(folder: Path, *, products: int = 2_400, seed: int = 27) -> None:
-    """Write products.csv and images/ with `products` usable products; the same bytes for a seed.
+def write_demo_catalog(folder: Path, *, products: int = 2_400, seed: int = 27, shifted: bool = False) -> None:
+    """Write products.csv and images/ with `products` usable products; the same bytes for a seed. `shifted`
+    gives listings as they look after the market moved (training/demo_shift.py).
 
     For every 200 products there are two rows more that a reader must drop: a repeated id and an empty
     product. A killed run is resumed; a finished one is left alone; one with other settings is replaced.
@@ -114,20 +116,20 @@ def write_demo_catalog(folder: Path, *, products: int = 2_400, seed: int = 27) -
     """
     if products < len(CATEGORIES):
         raise CatalogError(f"demo catalogue: found {products} products, wanted {len(CATEGORIES)} or more")
-    mark = json.dumps({"products": products, "seed": seed, "source": _source_hash()})
+    mark = json.dumps({"products": products, "seed": seed, "shifted": shifted, "source": _source_hash()})
     _claim(folder, mark)
     if (folder / TABLE).is_file():
         return
     plan = _plan(products, seed)
-    rows = [_row(listing, seed) for listing in plan]
-    _draw(folder, plan, rows, seed)
+    rows = [_row(listing, seed, shifted) for listing in plan]
+    _draw(folder, plan, rows, seed, shifted)
     _write_table(folder / TABLE, rows + _useless(rows))
 
 
 def _source_hash() -> str:
     """Changes with the code that draws and writes, so that an older catalogue is drawn anew."""
     digest = hashlib.sha256()
-    for module in (__file__, demo_pictures.__file__, demo_words.__file__):
+    for module in (__file__, demo_pictures.__file__, demo_shift.__file__, demo_words.__file__):
         digest.update(Path(module).read_bytes())
     return digest.hexdigest()[:16]
 
@@ -172,11 +174,14 @@ def _plan(products: int, seed: int) -> list[_Listing]:
     return listings
 
 
-def _row(listing: _Listing, seed: int) -> dict[str, str]:
+def _row(listing: _Listing, seed: int, shifted: bool) -> dict[str, str]:
     category = CATEGORIES[listing.category]
+    trade, hints = TRADES[category.trade], {"fr": category.french, "en": category.english}
+    if shifted and listing.category in SHIFTED:
+        trade, hints = SHIFTED[listing.category].trade, SHIFTED[listing.category].hints
     words = write_words(
-        category.trade,
-        {"fr": category.french, "en": category.english},
+        trade,
+        hints,
         Random(f"{seed}/words/{listing.parent}"),
         Random(f"{seed}/seller/{listing.position}"),
     )
@@ -197,7 +202,7 @@ def _product_id(position: int) -> str:
     return f"demo-{position:06d}"
 
 
-def _draw(folder: Path, plan: list[_Listing], rows: list[dict[str, str]], seed: int) -> None:
+def _draw(folder: Path, plan: list[_Listing], rows: list[dict[str, str]], seed: int, shifted: bool) -> None:
     with progress() as bar:
         for listing, row in bar.track(
             list(zip(plan, rows, strict=True)), description="draw the demo catalogue"
@@ -205,16 +210,15 @@ def _draw(folder: Path, plan: list[_Listing], rows: list[dict[str, str]], seed: 
             luck = Random(f"{seed}/luck/{listing.position}")
             path = folder / row["image"]
             if row["image"] and luck.random() >= LOST_PHOTO and not path.is_file():
-                _write(path, _photo(listing, luck, seed))
+                _write(path, _photo(listing, luck, seed, shifted))
 
 
-def _photo(listing: _Listing, luck: Random, seed: int) -> bytes:
+def _photo(listing: _Listing, luck: Random, seed: int, shifted: bool) -> bytes:
     kind = CATEGORIES[listing.category].picture
     if luck.random() < WRONG_PHOTO:
         kind = luck.choice([other for other in DRAWINGS if other != kind])
-    return draw_photo(
-        kind, Random(f"{seed}/thing/{listing.parent}"), Random(f"{seed}/pose/{listing.position}")
-    )
+    draw = draw_shifted_photo if shifted and listing.category in SHIFTED else draw_photo
+    return draw(kind, Random(f"{seed}/thing/{listing.parent}"), Random(f"{seed}/pose/{listing.position}"))
 
 
 def _useless(rows: list[dict[str, str]]) -> list[dict[str, str]]:

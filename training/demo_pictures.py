@@ -23,11 +23,7 @@ Colour = tuple[int, int, int]
 def draw_photo(kind: str, thing: Random, pose: Random) -> bytes:
     """A JPEG of SIDE x SIDE pixels. `thing` decides colours and details, `pose` place and background;
     two variants of a product share the first."""
-    sprite = Image.new("RGBA", (_CANVAS, _CANVAS))
-    DRAWINGS[kind](ImageDraw.Draw(sprite), thing)
-    if pose.random() < 0.5:
-        sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    sprite = sprite.rotate(pose.uniform(-18, 18), resample=Image.Resampling.BICUBIC, expand=True)
+    sprite = draw_sprite(kind, thing, pose)
     side = round(SIDE * pose.uniform(0.72, 1.0))
     sprite = sprite.resize((side, side), resample=Image.Resampling.BILINEAR)
     photo = _background(pose)
@@ -36,6 +32,19 @@ def draw_photo(kind: str, thing: Random, pose: Random) -> bytes:
     photo.paste(sprite, place, sprite)
     if pose.random() < 0.12:
         _badge(ImageDraw.Draw(photo), pose)
+    return as_jpeg(photo)
+
+
+def draw_sprite(kind: str, thing: Random, pose: Random) -> Image.Image:
+    """The thing alone, RGBA, flipped and turned."""
+    sprite = Image.new("RGBA", (_CANVAS, _CANVAS))
+    DRAWINGS[kind](ImageDraw.Draw(sprite), thing)
+    if pose.random() < 0.5:
+        sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return sprite.rotate(pose.uniform(-18, 18), resample=Image.Resampling.BICUBIC, expand=True)
+
+
+def as_jpeg(photo: Image.Image) -> bytes:
     buffer = io.BytesIO()
     photo.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()

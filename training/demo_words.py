@@ -301,13 +301,13 @@ class Words:
     description: str
 
 
-def write_words(trade: str, hints: dict[str, str], listing: Random, seller: Random) -> Words:
+def write_words(trade: dict[str, Trade], hints: dict[str, str], listing: Random, seller: Random) -> Words:
     """`listing` decides what is said (variants of a product share it), `seller` how it is mangled.
 
-    `hints` are the sentences, by language, that only this category's sellers write.
+    `trade` and `hints` are by language; hints are the sentences that only this category's sellers write.
     """
     language = "fr" if listing.random() < 0.6 else "en"
-    words = TRADES[trade][language]
+    words = trade[language]
     if listing.random() < 0.03:  # tells nothing
         title = f"{listing.choice(BLANK_TITLES[language])} {listing.randint(100, 9999)}"
         return Words(title=title, description="")

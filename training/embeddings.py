@@ -77,6 +77,22 @@ class EncodeReport:
     unreadable: Sequence[str]
 
 
+def text_hashes(catalog: Catalog, settings: TextSettings) -> np.ndarray:
+    """What each product's stored text vector must be of: hashes [N], "" where no text is left."""
+    products = catalog.products
+    texts = [
+        clean_text(title, description, settings)
+        for title, description in zip(products.title, products.description, strict=True)
+    ]
+    return np.array([text_hash(text) if text else "" for text in texts], dtype=object)
+
+
+def image_hashes(catalog: Catalog) -> np.ndarray:
+    """The same of pictures. Reads every file."""
+    pictures = (catalog.product(row).image for row in range(len(catalog.products)))
+    return np.array([image_hash(data) if data else "" for data in pictures], dtype=object)
+
+
 def encode_texts(catalog: Catalog, encoder: TextModel, features: Path) -> EncodeReport:
     """Encode every product's text that the view has not yet; sorted by length, so that a batch pads
     little."""

@@ -5,9 +5,11 @@ Shapes: N products, C categories.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support
 
 from aisle.calibration import expected_calibration_error, pattern_index
@@ -66,6 +68,34 @@ def present_probabilities(classifier: Classifier, vectors: Vectors) -> np.ndarra
     probabilities_PNC = classifier.probabilities(embedded_of(vectors))
     chosen: np.ndarray = probabilities_PNC[pattern_index(vectors.present_N2), np.arange(len(vectors))]
     return chosen
+
+
+def answer_frame(
+    classifier: Classifier,
+    name: str,
+    product_ids: Sequence[str],
+    categories: Sequence[str],
+    text_ND: np.ndarray,
+    image_NE: np.ndarray,
+    present_N2: np.ndarray,
+) -> pd.DataFrame:
+    """What the classifier answers for products with the true `categories`, one row each; `name` says which
+    set they are. One with neither modality is answered "" and is wrong."""
+    vectors = Vectors(
+        text_ND=text_ND, image_NE=image_NE, present_N2=present_N2, label_N=np.zeros(len(present_N2))
+    )
+    answers = classifier.decide(embedded_of(vectors), top_k=1) if len(vectors) else []
+    codes = [a.category.code if isinstance(a, Prediction) else "" for a in answers]
+    return pd.DataFrame(
+        {
+            "set": pd.Series([name] * len(codes), dtype=str),
+            "product_id": pd.Series(list(product_ids), dtype=str),
+            "label": pd.Series(list(categories), dtype=str),
+            "answer": pd.Series(codes, dtype=str),
+            "confidence": [a.confidence if isinstance(a, Prediction) else 0.0 for a in answers],
+            "correct": np.array(codes, dtype=object) == np.array(list(categories), dtype=object),
+        }
+    ).astype({"confidence": float, "correct": bool})
 
 
 def _prediction(answer: object) -> Prediction:

@@ -10,13 +10,13 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView
 
 from aisle.development_redis import ensure_development_redis
 from aisle.features import feast_environment
-from training.settings import TrainingEnvironment
+from training.settings import Settings
 
 REPOSITORY = Path(__file__).parent.parent / "feature_repo"
 _TIMEOUT_S = 5.0  # writing in bulk may wait longer than a request's read
 
 
-def open_feature_store(environment: TrainingEnvironment) -> FeatureStore:
+def open_feature_store(environment: Settings) -> FeatureStore:
     """The store of a shop; a private Redis is started (or joined) when no AISLE_REDIS_URL is set."""
     url = environment.redis_url or ensure_development_redis(environment.home / "redis")
     os.environ.update(feast_environment(environment.home, url, timeout_s=_TIMEOUT_S))

@@ -5,16 +5,16 @@ Shapes: N products, B a batch, D and E embedding widths, C categories.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from rich.progress import Progress
 from sklearn.metrics import f1_score
 
 from aisle.calibration import pattern_index
 from aisle.fusion import FusionNet, FusionSettings, build_fusion, fusion_logits
-from training.progress import progress as default_progress
+from training.progress import progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class FitSettings:
     patience: int = 15  # epochs without a better validation macro-F1
     batch_size: int = 256
     learning_rate: float = 2e-3
+    warm_learning_rate: float = 5e-4  # of a head that is trained on
     weight_decay: float = 1e-2
     label_smoothing: float = 0.05
     seed: int = 27
@@ -72,42 +73,35 @@ def fit_fusion(
     settings: FitSettings,
     *,
     classes: int,
-    progress: Progress | None = None,
+    start: FusionNet | None = None,
 ) -> tuple[FusionNet, list[dict[str, float]]]:
-    """Train a head; return the one of the best validation macro-F1, and the history by epoch.
+    """Train a head; return the one of the best validation macro-F1, and the history by epoch. With `start`
+    that head is trained on, at `warm_learning_rate`: it keeps most of its answers.
 
     Same seed and same vectors give the same head.
     """
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
-    train = train.rows(np.flatnonzero(train.present_N2.any(axis=1)))
-    fusion = build_fusion(
-        FusionSettings(
-            variant=settings.variant,
-            text_dim=train.text_ND.shape[1],
-            image_dim=train.image_NE.shape[1],
-            hidden_dim=settings.hidden_dim,
-            classes=classes,
-            dropout=settings.dropout,
-        )
+    train, validation = (
+        vectors.rows(np.flatnonzero(vectors.present_N2.any(axis=1))) for vectors in (train, validation)
     )
+    fusion = _new_head(train, settings, classes) if start is None else copy.deepcopy(start).train()
     text, image = torch.from_numpy(train.text_ND), torch.from_numpy(train.image_NE)
     present = torch.from_numpy(train.present_N2.astype(np.float32))
     label = torch.from_numpy(train.label_N)
-    fusion.standardise(text[present[:, 0] > 0], image[present[:, 1] > 0])
+    if start is None:
+        fusion.standardise(text[present[:, 0] > 0], image[present[:, 1] > 0])
 
     loss_of = torch.nn.CrossEntropyLoss(
         weight=_class_weights(label, classes), label_smoothing=settings.label_smoothing
     )
-    optimizer = torch.optim.AdamW(
-        fusion.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    rate = settings.learning_rate if start is None else settings.warm_learning_rate
+    optimizer = torch.optim.AdamW(fusion.parameters(), lr=rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
     best_score, best_weights, best_epoch = -1.0, fusion.state_dict(), 0
     history = []
-    bar = progress or default_progress()
-    task = bar.add_task("fit fusion head", total=settings.epochs)
-    with bar:
+    with progress() as bar:
+        task = bar.add_task("fit fusion head", total=settings.epochs)
         for epoch in range(settings.epochs):
             fusion.train()
             order = torch.randperm(len(label), generator=generator)
@@ -133,6 +127,19 @@ def fit_fusion(
         bar.update(task, total=len(history), completed=len(history))
     fusion.load_state_dict(best_weights)
     return fusion.eval(), history
+
+
+def _new_head(train: Vectors, settings: FitSettings, classes: int) -> FusionNet:
+    return build_fusion(
+        FusionSettings(
+            variant=settings.variant,
+            text_dim=train.text_ND.shape[1],
+            image_dim=train.image_NE.shape[1],
+            hidden_dim=settings.hidden_dim,
+            classes=classes,
+            dropout=settings.dropout,
+        )
+    )
 
 
 def present_logits(fusion: FusionNet, vectors: Vectors) -> np.ndarray:

@@ -26,8 +26,6 @@ from aisle.text import TextEncoder
 from training.evaluation import evaluate, present_probabilities
 from training.fit import FitSettings, Vectors
 
-REFERENCE_PRODUCTS = 20_000  # at most so many held-out products go into the drift reference
-
 
 def calibrate_fusion(
     fusion: FusionNet,
@@ -60,9 +58,11 @@ def make_bundle(
     image_encoder: ImageEncoder,
     test: Vectors,
     reference: Vectors,
+    columns: Mapping[str, np.ndarray],
     card: Mapping[str, Any],
 ) -> Bundle:
-    """A bundle with its figures on `test` (through `Classifier`) and its drift reference."""
+    """A bundle with its figures on `test` (through `Classifier`) and its drift reference: the vectors and
+    cheap `columns` of held-out products."""
     encoders = {
         "text_encoder": EncoderRef(revision=text_encoder.revision, dim=text_encoder.dim),
         "image_encoder": EncoderRef(revision=image_encoder.revision, dim=image_encoder.dim),
@@ -71,7 +71,7 @@ def make_bundle(
     draft = Classifier(Bundle(**parts, reference={}), text_encoder, image_encoder)
     return Bundle(
         **parts,
-        reference=_reference(draft, reference),
+        reference={**_reference(draft, reference), **columns},
         metrics=evaluate(draft, test),
         card=card,
     )
@@ -141,8 +141,6 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _reference(classifier: Classifier, vectors: Vectors) -> dict[str, np.ndarray]:
-    known = np.flatnonzero(vectors.present_N2.any(axis=1))[:REFERENCE_PRODUCTS]
-    vectors = vectors.rows(known)
     return {
         "text": vectors.text_ND.astype(np.float16),
         "image": vectors.image_NE.astype(np.float16),

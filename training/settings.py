@@ -1,26 +1,35 @@
-"""The training room's environment, read once when a command starts."""
+"""Every `AISLE_*` variable of training. Read once, when a command starts."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from aisle.environment import (
+    DATABASE_URL,
+    DEVICE,
+    HOME,
+    REDIS_URL,
+    describe_environment,
+    read_environment,
+)
+from aisle.ledger import ledger_url
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingEnvironment:
+class Settings:
     """Facts about where training runs. Facts about a run are the commands' options."""
 
-    home: Path  # AISLE_HOME: features, development Redis, Feast registry of one shop
-    redis_url: str | None  # AISLE_REDIS_URL: None starts a private development Redis below home
+    home: Path = field(metadata=HOME)
+    redis_url: str = field(default="", metadata=REDIS_URL)
+    database_url: str = field(default="", metadata=DATABASE_URL)
+    device: str = field(default="auto", metadata=DEVICE)
 
     @classmethod
-    def read(cls, environ: Mapping[str, str] = os.environ) -> TrainingEnvironment:
-        return cls(
-            home=Path(environ.get("AISLE_HOME", ".aisle")).resolve(),
-            redis_url=environ.get("AISLE_REDIS_URL") or None,
-        )
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        return read_environment(cls, environ)
 
     @property
     def features(self) -> Path:
@@ -28,6 +37,15 @@ class TrainingEnvironment:
         return self.home / "features"
 
     @property
+    def ledger_url(self) -> str:
+        return ledger_url(self.home, self.database_url)
+
+    @property
     def scratch(self) -> Path:
         """Unfinished work that a rerun resumes."""
         return self.home / "scratch"
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """(name, default, meaning) of every variable, for the README."""
+    return describe_environment(Settings)

@@ -48,7 +48,7 @@ class SplitSettings:
 def assign_splits(groups: pd.Series, settings: SplitSettings) -> pd.Series:
     """One of SPLITS for every group, indexed like `groups`."""
     edges = np.cumsum([settings.test, settings.calibration, settings.validation])
-    place = np.searchsorted(edges, _places(groups, settings.salt), side="right")
+    place = np.searchsorted(edges, places(groups, settings.salt), side="right")
     names = np.array(["test", "calibration", "validation", "train"], dtype=object)
     return pd.Series(names[place], index=groups.index, name="split", dtype=object)
 
@@ -56,7 +56,7 @@ def assign_splits(groups: pd.Series, settings: SplitSettings) -> pd.Series:
 def in_encoder_share(groups: pd.Series, settings: SplitSettings) -> np.ndarray:
     """Bool [N]: the part of the training split that trains a catalogue image encoder."""
     train = (assign_splits(groups, settings) == "train").to_numpy()
-    share: np.ndarray = _places(groups, f"{settings.salt}/encoder") < settings.encoder_share
+    share: np.ndarray = places(groups, f"{settings.salt}/encoder") < settings.encoder_share
     return train & share
 
 
@@ -92,7 +92,7 @@ def _label(code: str, names: dict[str, str]) -> str:
     return code if name == code else f"{code} {name}"
 
 
-def _places(groups: pd.Series, salt: str) -> np.ndarray:
+def places(groups: pd.Series, salt: str) -> np.ndarray:
     """A place in [0, 1) for every group: the first 64 bits of sha256(salt, group)."""
     digests = (hashlib.sha256(f"{salt}\x00{group}".encode()).digest() for group in groups)
     bits = np.fromiter((int.from_bytes(digest[:8], "big") for digest in digests), np.uint64, len(groups))

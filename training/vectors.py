@@ -27,7 +27,8 @@ def read_vectors(
     product_ids: Sequence[str],
     timestamps: Sequence[datetime] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(vectors float32 [N, D], found bool [N]) in the order of `product_ids`; zeros where not found.
+    """(vectors float32 [N, D], hashes of what they were made from [N]) in the order of `product_ids`;
+    zeros and None where not found.
 
     `timestamps` says as of when each label wants its vector; without them, as of now. An id may stand
     several times. Raises FeatureStoreError when the view is not in the registry.
@@ -43,7 +44,7 @@ def read_vectors(
         )
     joined = store.get_historical_features(
         entity_df=pairs,  # Feast takes pandas here, and gives rows back in another order
-        features=[f"{spec.index_view}:shard", f"{spec.index_view}:row"],
+        features=[f"{spec.index_view}:{name}" for name in ("shard", "row", "source_hash")],
     ).to_df()
     if joined["pair"].duplicated().any():
         raise FeatureStoreError(f"{spec.index_view}: {len(pairs):,} labels came back as {len(joined):,}")
@@ -57,7 +58,9 @@ def read_vectors(
     for shard in np.unique(shards[found]):
         places = np.flatnonzero(shards == shard)
         vectors_ND[places] = _shard_vectors(spec, features, int(shard))[rows[places]]
-    return vectors_ND, found
+    hash_N = joined["source_hash"].to_numpy(dtype=object, copy=True)
+    hash_N[~found] = None
+    return vectors_ND, hash_N
 
 
 def _shard_vectors(spec: ViewSpec, features: Path, shard: int) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Watches what the service answers, and retrains."""

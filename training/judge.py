@@ -1,0 +1,50 @@
+"""A registered classifier, judged again: its figures, and its answers product by product."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from aisle import store
+from training.catalog import Catalog
+from training.evaluation import answer_frame, evaluate
+from training.labelled import read_embeddings, read_labelled
+from training.labels import FRESH, no_labels, read_ledger_labels
+from training.progress import console
+from training.shop import Encoders, Shop
+from training.splits import SplitSettings, assign_splits
+
+
+def evaluate_tag(shop: Shop, tag: str, catalog: Catalog) -> dict[str, Any]:
+    """The figures of a registered classifier, from the store, on the test split of `catalog`."""
+    classifier = store.load_classifier(tag, "cpu")
+    data = classifier.bundle.card["data"]
+    if catalog.fingerprint() != data["fingerprint"]:
+        console.print("[yellow]this catalogue is not the one the classifier was trained on[/yellow]")
+    pair = Encoders(text=classifier.text_encoder, image=classifier.image_encoder)
+    splits = SplitSettings(**data["splits"])
+    labels = no_labels(pair.text.dim, pair.image.dim)
+    labelled = read_labelled(shop, catalog, pair, classifier.taxonomy, splits, labels)
+    return evaluate(classifier, labelled.split("test"))
+
+
+def answers_of(shop: Shop, tag: str, catalog: Catalog, *, labels_until: int) -> pd.DataFrame:
+    """A registered classifier's answers, one row a product: set ("frozen": the catalogue's test split;
+    "fresh": labelled products that no training sees), product_id, label, answer, confidence, correct.
+    Products of categories that it does not know are among them."""
+    classifier = store.load_classifier(tag, shop.device)
+    pair = Encoders(text=classifier.text_encoder, image=classifier.image_encoder)
+    splits = SplitSettings(**classifier.bundle.card["data"]["splits"])
+    labels = read_ledger_labels(shop, catalog, pair, labels_until)
+    is_test = (assign_splits(catalog.products.group, splits) == "test").to_numpy()
+    products = catalog.products[is_test & (catalog.products.category != "").to_numpy()]
+    frozen = read_embeddings(shop, replace(catalog, products=products), pair)
+    fresh = labels.answers.rows(labels.answers.split_N == FRESH)
+    answers = (fresh.text_ND, fresh.image_NE, fresh.present_N2)
+    frames = [
+        answer_frame(classifier, "frozen", products.product_id.tolist(), products.category.tolist(), *frozen),
+        answer_frame(classifier, "fresh", fresh.key_N.tolist(), fresh.category_N.tolist(), *answers),
+    ]
+    return pd.concat(frames, ignore_index=True)
