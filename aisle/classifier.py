@@ -84,6 +84,13 @@ def prepare_product(
             wanted="at least one of them",
         )
     text = clean_text(product.title, product.description, text_settings)
+    if not (text or product.image or product.product_id):
+        raise ProductError(
+            "product_empty",
+            field="product",
+            found="text of which cleaning leaves nothing",
+            wanted="words, an image or a product_id",
+        )
     pixels_HWC = size = digest = None
     if product.image is not None:
         pixels_HWC, size = decode_with_size(product.image, image_settings)

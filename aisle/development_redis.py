@@ -20,10 +20,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 from aisle.errors import FeatureStoreError
 
 _START_TIMEOUT_S = 20.0
+_LOOK_S = 0.1
 _PORTS_TRIED = 5  # a free port may be taken before the server has it
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _held: dict[Path, int] = {}  # descriptors of this process's locks, by folder: closing one ends our use
@@ -32,11 +34,17 @@ _held: dict[Path, int] = {}  # descriptors of this process's locks, by folder: c
 def ensure_development_redis(folder: Path) -> str:
     """Start the server of `folder`, or join it; return its URL. It lives until its last user ends."""
     folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    if folder not in _held:
-        users = os.open(folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(users, fcntl.LOCK_SH)  # waits while a supervisor is closing down
-        _held[folder] = users
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder not in _held:
+            users = os.open(folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(users, fcntl.LOCK_SH)  # waits while a supervisor is closing down
+            _held[folder] = users
+    except OSError as error:
+        raise FeatureStoreError(
+            f"development Redis: cannot write to {folder} ({error.strerror}), wanted a folder of our own; "
+            "set AISLE_HOME to one, or AISLE_REDIS_URL to a server"
+        ) from error
     with (folder / "start.lock").open("w") as start:
         fcntl.flock(start, fcntl.LOCK_EX)
         port = _running_port(folder)
@@ -122,29 +130,41 @@ def _ask(port: int, command: bytes) -> bytes:
 
 
 def supervise(folder: Path) -> None:
-    """Run the server until nobody holds `users.lock`. Raises FeatureStoreError when it does not start."""
+    """Run the server until nobody holds `users.lock`, and start it again, on its port, where it was
+    killed meanwhile. Raises FeatureStoreError when it does not start."""
     server, port = _start_server(folder)
-    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     part = folder / "port.part"
     try:
         part.write_text(str(port))
         part.replace(folder / "port")
         with (folder / "users.lock").open("w") as users:
-            fcntl.flock(users, fcntl.LOCK_EX)
-            server.terminate()
-            server.wait()
+            while not _locked(users):
+                if server.poll() is not None:
+                    server, _ = _start_server(folder, port)
+                time.sleep(_LOOK_S)
     finally:
         server.terminate()
+        server.wait()
 
 
-def _start_server(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """A server that answers, and its port."""
+def _locked(users: IO[str]) -> bool:
+    """Whether nobody else holds the lock; it is then ours."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _start_server(folder: Path, port: int | None = None) -> tuple[subprocess.Popen[bytes], int]:
+    """A server that answers, on `port` or a free one; and its port."""
     for _ in range(_PORTS_TRIED):
-        port = _free_port()
+        chosen = port or _free_port()
         server = subprocess.Popen(
             [
                 redis_server_program(),
-                *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
+                *("--port", str(chosen), "--bind", "127.0.0.1", "--dir", str(folder)),
                 *("--appendonly", "yes", "--save", "", "--daemonize", "no"),
                 *("--logfile", str(folder / "redis.log")),
             ],
@@ -152,8 +172,8 @@ def _start_server(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
             preexec_fn=_die_with_parent,
         )
         while server.poll() is None:
-            if _serves(port, folder):
-                return server, port
+            if _serves(chosen, folder):
+                return server, chosen
             time.sleep(0.02)
     raise FeatureStoreError(
         f"development Redis: redis-server ended at its start {_PORTS_TRIED} times, the last time with status "

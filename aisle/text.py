@@ -23,9 +23,11 @@ from transformers.utils.logging import disable_progress_bar
 from aisle.errors import EncoderError
 from aisle.manifest import verify_manifest, write_manifest
 
-_TAG = re.compile(r"<!--.*?-->|</?[a-zA-Z][^<>]*>", re.DOTALL)
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+_LONG_REFERENCE = re.compile(r"&#[0-9]{100,};?")  # html.unescape raises ValueError on 4,301 digits
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f​-‏﻿]+")
 _SPACE = re.compile(r"\s+")
+_MARKS_IN_A_ROW = 30
 _ENCODE_BATCH = 32  # texts a forward pass: longer batches only add padding on a CPU
 
 
@@ -58,10 +60,36 @@ def clean_text(title: str, description: str, settings: TextSettings) -> str:
 def _plain(markup: str, max_chars: int) -> str:
     # Feeds escape twice ("&amp;eacute;"), and a tag may appear only after the first round.
     # A tag is shorter than this slack in practice; the bound keeps 20,000-character input cheap.
-    text = html.unescape(html.unescape(markup[: max_chars * 8]))
-    text = _TAG.sub(" ", text)
-    text = unicodedata.normalize("NFKC", text)
+    text = _unescape(_unescape(markup[: max_chars * 8]))
+    text = _TAG.sub(" ", _without_comments(text))
+    text = unicodedata.normalize("NFKC", _stream_safe(text))
     return _SPACE.sub(" ", _CONTROL.sub(" ", text)).strip()
+
+
+def _unescape(text: str) -> str:
+    return html.unescape(_LONG_REFERENCE.sub("\N{REPLACEMENT CHARACTER}", text))
+
+
+def _without_comments(text: str) -> str:
+    """One pass: a pattern would look for the end of every comment that has none, again and again."""
+    kept, at = [], 0
+    while (start := text.find("<!--", at)) >= 0 and (end := text.find("-->", start + 4)) >= 0:
+        kept.append(text[at:start])
+        at = end + 3
+    return " ".join([*kept, text[at:]])
+
+
+def _stream_safe(text: str) -> str:
+    """At most 30 combining marks in a row (Unicode's UAX #15, section 13): normalising sorts them, in
+    quadratic time."""
+    if text.isascii():
+        return text
+    kept, marks = [], 0
+    for character in text:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks <= _MARKS_IN_A_ROW:
+            kept.append(character)
+    return "".join(kept)
 
 
 def text_hash(text: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +17,7 @@ from rich.table import Table
 
 from aisle.errors import AisleError, LedgerError, SettingError
 from aisle.ledger import Ledger, ledger_url
+from aisle.manifest import verify_manifest
 from service.settings import CHAMPION, Settings, describe
 
 cli = typer.Typer(
@@ -36,6 +40,8 @@ def serve(
     if workers is not None:
         os.environ["AISLE_WORKERS"] = str(workers)
     settings = read_settings()
+    check_port(host, port)
+    lock_store()
     check_model(settings)
     command = [
         sys.executable,
@@ -66,10 +72,38 @@ def read_settings() -> Settings:
     return settings
 
 
+def check_port(host: str, port: int) -> None:
+    """End here, with one line, where the port is taken: BentoML's supervisor would try again for ever."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            wanted = "a free port of this machine"
+            raise typer.BadParameter(
+                f"--host {host} --port {port}: found {error.strerror}, wanted {wanted}"
+            ) from error
+
+
+def lock_store() -> None:
+    """End here, with one line, where a service runs on this BENTOML_HOME: BentoML keeps the metrics of its
+    workers there, and empties them when it starts. The lock lasts as long as the supervisor."""
+    lock = os.open(Path(os.environ["BENTOML_HOME"]) / "service.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise typer.BadParameter(
+            f"BENTOML_HOME: found {os.environ['BENTOML_HOME']}, on which a service runs already, wanted a "
+            "model store of this service's own; AISLE_WORKERS gives one service more processes"
+        ) from error
+    os.set_inheritable(lock, True)  # what runs here next is BentoML
+
+
 def check_model(settings: Settings) -> None:
-    """End here, with one line, where the model store lacks what is to be served. (Workers verify it whole;
-    the supervisor would start one that fails again and again.) The first champion is written down, so that
-    workers which start later follow the same one."""
+    """End here, with one line, where nothing that could be served is whole: the supervisor would start
+    workers that fail again and again. The first champion is written down, so that workers which start
+    later follow the same one."""
     from aisle import store  # imports BentoML, which reads BENTOML_HOME then
 
     held = store.versions(store.CLASSIFIER)
@@ -78,6 +112,7 @@ def check_model(settings: Settings) -> None:
         if (version != "latest" and version not in store.versions(name)) or not store.versions(name):
             wanted = ", ".join(f"{store.CLASSIFIER}:{one}" for one in held) or _nothing_held()
             raise typer.BadParameter(f"AISLE_MODEL: found {settings.model!r}, wanted {wanted}")
+        check_whole([settings.model])
         return
     if not held:
         raise typer.BadParameter(f"model store: found no {store.CLASSIFIER}, wanted {_nothing_held()}")
@@ -85,8 +120,26 @@ def check_model(settings: Settings) -> None:
         ledger = open_ledger(settings)
         if ledger.champion() is None:
             ledger.deploy(store.resolve(store.LATEST), "the newest model when serving began")
+        check_whole([*dict.fromkeys(one.model for one in ledger.deployments()), store.LATEST])
     except LedgerError as error:
         console.print(f"[yellow]the ledger is away, so the newest model is served:[/yellow] {error}")
+        check_whole([store.LATEST])
+
+
+def check_whole(tags: Sequence[str]) -> None:
+    """End here, with one line, unless one of the classifiers can be read with both its encoders."""
+    from aisle import store
+
+    failures = []
+    for tag in tags:
+        try:
+            bundle = store.load_bundle(tag)
+            verify_manifest(store.find(f"{store.TEXT_ENCODER}:{bundle.text_encoder.revision}"))
+            verify_manifest(store.find(f"{store.IMAGE_ENCODER}:{bundle.image_encoder.revision}"))
+            return
+        except AisleError as error:
+            failures.append(error)
+    raise typer.BadParameter(f"no model can be served: {failures[0]}") from failures[0]
 
 
 def _nothing_held() -> str:

@@ -151,11 +151,14 @@ class Aisle:
         max_latency_ms=int(SETTINGS.max_latency_s * 1000),
     )
     def classify(self, jobs: list[Any]) -> list[Any]:
-        """A batch of Job to a list of Answer, in order. EdgeGuard lets no HTTP request reach this method's
-        own route; the doors use the dispatcher."""
+        """A batch of Job to a list of Answer, in order; None where nobody waits any more.
+        EdgeGuard lets no HTTP request reach this method's own route; the doors use the dispatcher."""
         if not self.warming:
             telemetry().queued(self.dispatch.depth)
-        return [answer for same in by_engine(jobs) for answer in self._answer(same)]
+        wanted = [job for job in jobs if job.ticket.wanted]
+        answers = iter([answer for same in by_engine(wanted) for answer in self._answer(same)])
+        kept = {id(job) for job in wanted}
+        return [next(answers) if id(job) in kept else None for job in jobs]
 
     def _answer(self, jobs: Sequence[Job]) -> list[Answer]:
         batch = jobs[0].engine.answer([job.item for job in jobs])

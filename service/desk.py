@@ -1,15 +1,15 @@
 """Where every door hands its products in, and gets answers back in the same order.
 
-Prepare (decode pictures in a bounded pool) -> admission -> adaptive batching -> answers.
+Admission -> prepare (pictures in threads that requests share in turns) -> adaptive batching -> answers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from aisle.columns import Columns, measure_columns
@@ -17,6 +17,7 @@ from aisle.errors import ProductError
 from aisle.product import Product
 from service.engine import Engine, Outcome
 from service.errors import RequestError, overloaded
+from service.fair_pool import FairPool
 from service.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
 
 Given = Product | ProductError  # a product of a request, or why it is none
 
-_LONG_TEXT_CHARS = 4_000  # cleaning more than this takes longer than a trip to the pool and back
+_LONG_TEXT_CHARS = 4_000  # of a request: cleaning more takes longer than a trip to the pool and back
+
+
+@dataclass(kw_only=True, slots=True)
+class Ticket:
+    """One request's: False once nobody waits for its answers, so that no batch is spent on them."""
+
+    wanted: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -35,6 +43,7 @@ class Job:
     item: Item
     columns: Columns
     engine: Engine
+    ticket: Ticket = field(default_factory=Ticket)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +90,7 @@ class Desk:
         self.max_queue = max_queue
         self.request_timeout_s = request_timeout_s
         self.admitted = 0  # products between here and their answers
-        self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._pool = FairPool(decode_threads, name="decode")
 
     async def classify(self, given: Sequence[Given], top_k: int) -> Reply:
         """Raises RequestError only when the request as a whole has no answer (504, or a full queue)."""
@@ -97,7 +106,7 @@ class Desk:
             self.admitted -= len(given)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
     def _admit(self, products: int) -> None:
         if self.admitted + products > self.max_queue:
@@ -109,10 +118,13 @@ class Desk:
             )
 
     async def _classify(self, given: Sequence[Given], top_k: int) -> Reply:
-        engine = self.champion()
+        engine, ticket = self.champion(), Ticket()
         with self.telemetry.stage("prepare"):
-            prepared = await asyncio.gather(*(self._prepare(product, top_k, engine) for product in given))
-        answers = iter(await self._dispatch([job for job in prepared if isinstance(job, Job)]))
+            prepared = await self._prepare(given, top_k, engine, ticket)
+        try:
+            answers = iter(await self._dispatch([job for job in prepared if isinstance(job, Job)]))
+        finally:
+            ticket.wanted = False
         outcomes: list[Outcome] = []
         prediction_ids: list[str] = []
         for job in prepared:
@@ -121,23 +133,31 @@ class Desk:
             prediction_ids.append(answer.prediction_id if isinstance(answer, Answer) else "")
         return Reply(model=engine.classifier.version, outcomes=outcomes, prediction_ids=prediction_ids)
 
-    def _prepare(self, product: Given, top_k: int, engine: Engine) -> Awaitable[Job | ProductError]:
-        loop = asyncio.get_running_loop()
-        if isinstance(product, Product) and _is_slow(product):
-            return loop.run_in_executor(self._pool, self._prepare_now, product, top_k, engine)
-        done: asyncio.Future[Job | ProductError] = loop.create_future()
-        if isinstance(product, Product):
-            done.set_result(self._prepare_now(product, top_k, engine))
-        else:
-            done.set_result(product)
-        return done
+    async def _prepare(
+        self, given: Sequence[Given], top_k: int, engine: Engine, ticket: Ticket
+    ) -> list[Job | ProductError]:
+        """Pictures, and all texts of a request with much text, are prepared in the pool; the rest at once."""
+        much_text = sum(_text_chars(product) for product in given) > _LONG_TEXT_CHARS
+        slow = [
+            row
+            for row, product in enumerate(given)
+            if isinstance(product, Product) and (much_text or product.image is not None)
+        ]
+        calls = [functools.partial(self._prepare_now, given[row], top_k, engine, ticket) for row in slow]
+        done = dict(zip(slow, await self._pool.run(calls), strict=True)) if calls else {}
+        return [
+            done[row] if row in done else self._prepare_now(product, top_k, engine, ticket)
+            for row, product in enumerate(given)
+        ]
 
-    def _prepare_now(self, product: Product, top_k: int, engine: Engine) -> Job | ProductError:
+    def _prepare_now(self, product: Given, top_k: int, engine: Engine, ticket: Ticket) -> Job | ProductError:
+        if isinstance(product, ProductError):
+            return product
         try:
             item = engine.classifier.prepare(product, top_k)
         except ProductError as error:
             return error
-        return Job(item=item, columns=measure_columns(item), engine=engine)
+        return Job(item=item, columns=measure_columns(item), engine=engine, ticket=ticket)
 
     async def _dispatch(self, jobs: Sequence[Job]) -> list[Answer | RequestError]:
         if not jobs:
@@ -152,5 +172,5 @@ class Desk:
         return answers
 
 
-def _is_slow(product: Product) -> bool:
-    return product.image is not None or len(product.title) + len(product.description) > _LONG_TEXT_CHARS
+def _text_chars(product: Given) -> int:
+    return len(product.title) + len(product.description) if isinstance(product, Product) else 0

@@ -70,7 +70,7 @@ class Engine:
         clock.append(time.perf_counter())
         outcomes: list[Outcome] = list(self.classifier.decide(embedded, [item.top_k for item in items]))
         if stored is not None and not self.features.available:
-            outcomes = [_not_its_fault(outcome) for outcome in outcomes]
+            outcomes = [_not_its_fault(*pair) for pair in zip(items, outcomes, strict=True)]
         clock.append(time.perf_counter())
         if self.write_back and stored is not None and self.features.available:
             self.features.write_back(items, embedded, stored)
@@ -89,8 +89,9 @@ class Engine:
         return self.features.read(ids) if any(ids) else None
 
 
-def _not_its_fault(outcome: Outcome) -> Outcome:
+def _not_its_fault(item: Item, outcome: Outcome) -> Outcome:
     """While the store cannot be read, an id of which nothing is known may still be a known one."""
-    if isinstance(outcome, ProductError) and outcome.reason == "nothing_known":
+    unknown = isinstance(outcome, ProductError) and outcome.reason == "nothing_known"
+    if unknown and item.product_id is not None:
         return features_unavailable()
     return outcome

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import RequestError, error_response, overloaded
 
+_DIGITS = 18  # of a length that is read as a number
 _LINGER_S = 2.0  # how long a refused body is read on, so that its sender sees the answer and no reset
 
 
@@ -64,9 +65,24 @@ class EdgeGuard:
                 await _refuse(error, incoming, send)
                 return
             if body is not None:
-                await self.app(scope, _replay(body, receive), send)
+                await self._answer(scope, body, receive, send)
         finally:
             self._release(incoming)
+
+    async def _answer(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Let the app answer, for as long as the client is there."""
+        gone = asyncio.ensure_future(receive())  # after a whole body, only the end of the connection comes
+        answer = asyncio.ensure_future(self.app(scope, _replay(body, gone), send))
+        try:
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                answer.cancel()
+                self.on_refusal("client_gone")
+            with contextlib.suppress(asyncio.CancelledError):
+                await answer
+        finally:
+            answer.cancel()
+            gone.cancel()
 
     def _hold(self, incoming: _Incoming, size_bytes: int) -> None:
         if self.held_bytes + size_bytes > self.max_held_bytes:
@@ -100,9 +116,20 @@ class EdgeGuard:
                 wanted=f"{verbs} for {path}",
                 headers={"Allow": verbs},
             )
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > self.max_body_bytes:
-            raise self._too_large(f"a body of {int(declared):,} bytes")
+        headers = Headers(scope=scope)
+        encoding = headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise RequestError(
+                415,
+                "content_encoding",
+                field="Content-Encoding",
+                found=_short(encoding),
+                wanted="an uncompressed body",
+            )
+        declared = headers.get("content-length", "").lstrip("0")
+        if declared.isdecimal() and (len(declared) > _DIGITS or int(declared) > self.max_body_bytes):
+            size = f"{int(declared):,}" if len(declared) <= _DIGITS else f"about 10^{len(declared) - 1:,}"
+            raise self._too_large(f"a body of {size} bytes")
 
     async def _read_body(self, incoming: _Incoming) -> bytes | None:
         """The whole body; None when the client went away before it was complete."""
@@ -148,12 +175,12 @@ class _Incoming:
         return chunk
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body once, then what the connection says (its end)."""
+def _replay(body: bytes, gone: asyncio.Future[Message]) -> Receive:
+    """A `receive` that gives the body once, then what the connection says: its end."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
-        return waiting.pop() if waiting else await receive()
+        return waiting.pop() if waiting else await asyncio.shield(gone)
 
     return replay
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pydantic import ValidationError
@@ -47,17 +48,46 @@ def check_content_type(content_type: str, path: str) -> None:
         raise RequestError(415, "content_type", field="Content-Type", found=found, wanted=wanted)
 
 
-def json_fault(body: bytes, error: ValueError) -> RequestError:
-    """A body that is no JSON."""
-    found = "an empty body" if not body else f"broken JSON ({error})"
-    return RequestError(400, "json_broken", field="body", found=found, wanted="one JSON object")
+def parse_json(body: bytes) -> Any:
+    """The values of a JSON body. Raises RequestError where it is none."""
+    try:
+        return from_json(body)
+    except ValueError as error:
+        try:
+            # What is JSON, and only some value of it is wrong: half of a surrogate pair, a huge number.
+            return json.loads(body, parse_int=_number, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            found = "an empty body" if not body else f"broken JSON ({error})"
+            raise RequestError(
+                400, "json_broken", field="body", found=found, wanted="one JSON object"
+            ) from error
+
+
+def encodable_json(data: Any) -> bytes | None:
+    """A parsed value as JSON again; None where a string of it holds half of a surrogate pair."""
+    try:
+        return to_json(data)
+    except ValueError:
+        return None
+
+
+def broken_text(data: Any, whole: str) -> tuple[str, str]:
+    """The field of an object, or `whole`, that holds half of a surrogate pair; and what was found."""
+    fields = data.items() if isinstance(data, dict) else ()
+    broken = [name for name, value in fields if name.isascii() and encodable_json(value) is None]
+    return (_shortened(broken[0]) if broken else whole), "half of a surrogate pair"
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) < 20 else float(digits)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _read_faulty(body: bytes) -> tuple[list[Given], int]:
-    try:
-        data = from_json(body)
-    except ValueError as error:
-        raise json_fault(body, error) from error
+    data = parse_json(body)
     try:
         envelope = Envelope.model_validate(data)
     except ValidationError as error:
@@ -66,8 +96,12 @@ def _read_faulty(body: bytes) -> tuple[list[Given], int]:
 
 
 def _read_product(data: Any) -> Given:
+    encoded = encodable_json(data)
+    if encoded is None:
+        field, found = broken_text(data, "product")
+        return ProductError("text_broken", field=field, found=found, wanted="Unicode text")
     try:
-        return _product_of(ProductIn.model_validate_json(to_json(data)))
+        return _product_of(ProductIn.model_validate_json(encoded))
     except ValidationError as error:
         return _product_error(error.errors(include_url=False)[0])
 

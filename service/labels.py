@@ -8,13 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import from_json
 
 from aisle.errors import LedgerError, ProductError
 from aisle.ledger import Label, Ledger
 from aisle.taxonomy import Taxonomy
 from service.errors import RETRY_AFTER_S, RequestError, error_object
-from service.json_door import check_content_type, describe, json_fault
+from service.json_door import check_content_type, describe, parse_json
 from service.wire import MAX_LABELS, LabelIn, LabelsEnvelope
 
 Given = Label | ProductError  # a label of a request, or why it is none
@@ -77,10 +76,7 @@ class LabelBook:
 def read_labels(content_type: str, body: bytes) -> list[Given]:
     """The labels of a request. Raises RequestError for a fault of the envelope."""
     check_content_type(content_type, "/v1/labels")
-    try:
-        data = from_json(body)
-    except ValueError as error:
-        raise json_fault(body, error) from error
+    data = parse_json(body)
     try:
         envelope = LabelsEnvelope.model_validate(data)
     except ValidationError as error:

@@ -69,7 +69,28 @@ BAD_PRODUCTS: dict[str, tuple[Any, str, str, str, str]] = {
         "no title",
         "at least one",
     ),
-    "only markup": ({"title": "<br/>"}, "nothing_known", "product_id", "no text and no image", "a title"),
+    "only markup": ({"title": "<br/>"}, "product_empty", "product", "cleaning leaves nothing", "words"),
+    "half of a surrogate pair": (
+        {"title": "a\ud800b"},
+        "text_broken",
+        "title",
+        "half of a surrogate pair",
+        "Unicode text",
+    ),
+    "half of a surrogate pair in a list": (
+        {"title": ["\udfff"]},
+        "text_broken",
+        "title",
+        "half of a surrogate pair",
+        "Unicode text",
+    ),
+    "a field that is half of a surrogate pair": (
+        {"\ud800": 1},
+        "text_broken",
+        "product",
+        "half of a surrogate pair",
+        "Unicode text",
+    ),
     "unknown id alone": (
         {"product_id": "nobody"},
         "nothing_known",
@@ -314,3 +335,33 @@ def test_no_envelope_whatever_gets_a_5xx(service: TinyService, envelope: Any) ->
     answer = service.client.post("/v1/classify", content=json.dumps(envelope).encode(), headers=headers)
     assert 400 <= answer.status_code < 500
     RefusedOut.model_validate(answer.json())
+
+
+def test_a_number_of_5000_digits_is_its_products_fault(service: TinyService) -> None:
+    products = f'[{json.dumps(GOOD_BEFORE)}, {{"title": {"9" * 5_000}}}]'
+    answer = service.client.post(
+        "/v1/classify",
+        content=f'{{"products": {products}}}',
+        headers={"content-type": "application/json"},
+    )
+    assert answer.status_code == 200
+    error = answer.json()["results"][1]["error"]
+    assert (error["reason"], error["field"], error["wanted"]) == ("value_wrong", "title", "a string")
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"products": [1,]}'])
+def test_what_is_no_json_stays_the_requests_fault(service: TinyService, body: bytes) -> None:
+    answer = service.client.post("/v1/classify", content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["reason"]) == (400, "json_broken")
+
+
+def test_an_id_alone_is_not_blamed_while_the_store_is_away_and_a_product_without_id_is(
+    service: TinyService,
+) -> None:
+    service.pantry.available = False
+    try:
+        known, bare = service.classify([{"product_id": "1"}, {"title": "<br>"}]).json()["results"]
+    finally:
+        service.pantry.available = True
+    assert known["error"]["reason"] == "features_unavailable"
+    assert bare["error"]["reason"] == "product_empty"

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis_processes import process_ids
 
-from aisle.development_redis import redis_server_program
+from aisle.development_redis import ensure_development_redis, redis_server_program
+from aisle.errors import FeatureStoreError
 
 USER = """
 import sys, time
@@ -77,30 +79,6 @@ def test_the_server_ends_with_a_killed_user_and_keeps_its_data(tmp_path: Path) -
     assert eventually(lambda: not answers(again.url))
 
 
-def process_ids(folder: Path) -> tuple[int, int]:
-    """Of the supervisor and of the server of a folder."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"aisle.development_redis" in words and str(folder).encode() in words:
-            found["supervisor"] = int(entry.name)
-        elif b"redis-server" in words[0] and cwd_of(entry) == folder:
-            found["server"] = int(entry.name)
-    return found["supervisor"], found["server"]
-
-
-def cwd_of(entry: Path) -> Path | None:
-    try:
-        return (entry / "cwd").readlink()
-    except OSError:
-        return None
-
-
 def test_a_killed_supervisor_leaves_no_server_and_the_next_user_starts_both_again(tmp_path: Path) -> None:
     user = User(tmp_path)
     with redis.Redis.from_url(user.url) as client:
@@ -115,6 +93,25 @@ def test_a_killed_supervisor_leaves_no_server_and_the_next_user_starts_both_agai
     for one in (user, again):
         one.end()
     assert eventually(lambda: not answers(again.url))
+
+
+def test_a_killed_server_is_started_again_on_its_port_with_its_data(tmp_path: Path) -> None:
+    user = User(tmp_path)
+    with redis.Redis.from_url(user.url) as client:
+        client.set("kept", "1")
+    _, server = process_ids(tmp_path)
+    os.kill(server, signal.SIGKILL)
+    assert eventually(lambda: process_ids(tmp_path)[1] != server and answers(user.url))
+    with redis.Redis.from_url(user.url) as client:
+        assert client.get("kept") == b"1"
+    user.end()
+    assert eventually(lambda: not answers(user.url))
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(FeatureStoreError, match="cannot write to .*file/redis .*AISLE_REDIS_URL"):
+        ensure_development_redis(tmp_path / "file" / "redis")
 
 
 TAKES_PORTS = """#!/bin/sh

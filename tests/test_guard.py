@@ -138,3 +138,64 @@ def test_bodies_have_one_budget_together_and_give_it_back() -> None:
     assert refused.json()["error"]["found"] == "1,990 bytes of bodies held already"
     assert edge.client.post("/echo", content=b"x" * 10).status_code == 200
     assert edge.guard.held_bytes == 2 * LIMIT_BYTES - 10
+
+
+def test_a_length_with_5000_zeros_is_a_length(edge: Edge) -> None:
+    assert asyncio.run(_status(edge.guard, [(b"content-length", b"0" * 5_000 + b"1")])) == 200
+
+
+def test_a_length_of_5000_digits_is_too_large(edge: Edge) -> None:
+    assert asyncio.run(_status(edge.guard, [(b"content-length", b"9" * 5_000)])) == 413
+
+
+def test_a_compressed_body_is_refused_and_told_what_is_wanted(edge: Edge) -> None:
+    answer = edge.client.post("/echo", content=b"x", headers={"content-encoding": "gzip"})
+    assert (answer.status_code, answer.json()["error"]["found"]) == (415, "'gzip'")
+
+
+def test_the_work_for_a_client_that_is_gone_is_stopped() -> None:
+    ended: list[str] = []
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.append("stopped")
+            raise
+
+    edge = Edge()
+    edge.guard.app = slow
+    messages: list[Message] = [
+        {"type": "http.request", "body": b"x", "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+
+    async def run() -> None:
+        async def receive() -> Message:
+            return messages.pop(0)
+
+        async def send(message: Message) -> None:
+            raise AssertionError(message)
+
+        await edge.guard({"type": "http", "path": "/echo", "method": "POST", "headers": []}, receive, send)
+
+    asyncio.run(run())
+    assert (ended, edge.refusals, edge.guard.held_bytes) == (["stopped"], ["client_gone"], 0)
+
+
+async def _status(guard: EdgeGuard, headers: list[tuple[bytes, bytes]]) -> int:
+    messages: list[Message] = [{"type": "http.request", "body": b"x", "more_body": False}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await guard({"type": "http", "path": "/echo", "method": "POST", "headers": headers}, receive, send)
+    status: int = sent[0]["status"]
+    return status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from live_server import ROOT, LiveServer
+from live_server import ROOT, LiveServer, free_port
 
 from aisle.ledger import Ledger, ledger_url
 
@@ -39,12 +40,12 @@ def ledger(rollout_home: Path) -> Ledger:
     return Ledger.open(ledger_url(rollout_home, ""))
 
 
-def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(home: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     places = {"AISLE_HOME": str(home), "BENTOML_HOME": str(home / "bentoml")}
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env={**os.environ, **places, "COLUMNS": "200"},
+        env={**os.environ, **places, "COLUMNS": "400", **environ},
         capture_output=True,
         text=True,
         check=False,
@@ -137,6 +138,42 @@ def test_what_cannot_be_served_is_refused_by_the_command(rollout_home: Path) -> 
     done = run(rollout_home, "-m", "service", "promote", "fourth")
     assert done.returncode == 2
     assert "aisle-classifier:fourth: not in the model store" in done.stderr
+
+
+def refused(home: Path, *arguments: str, **environ: str) -> str:
+    """What `service serve` says when it ends at once."""
+    done = run(home, "-m", "service", "serve", *arguments, **environ)
+    assert done.returncode == 2, done.stderr
+    return " ".join(done.stderr.split())
+
+
+def test_a_second_service_on_one_model_store_is_refused_and_the_first_keeps_its_metrics(
+    rollout_home: Path, server: LiveServer
+) -> None:
+    said = refused(rollout_home, "--port", str(free_port()))
+    assert "on which a service runs already" in said
+    assert "aisle_model_info" in server.client.get("/metrics").text
+
+
+def test_a_port_that_is_taken_is_refused(rollout_home: Path, server: LiveServer) -> None:
+    said = refused(rollout_home, "--port", str(server.port))
+    assert f"--port {server.port}: found Address already in use, wanted a free port" in said
+
+
+def test_a_fixed_model_that_is_damaged_is_refused(rollout_home: Path, tmp_path: Path) -> None:
+    store = tmp_path / "bentoml"
+    shutil.copytree(rollout_home / "bentoml" / "models", store / "models")
+    weights = store / "models" / "aisle-classifier" / "third" / "head.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    said = refused(
+        rollout_home,
+        "--port",
+        str(free_port()),
+        AISLE_MODEL="aisle-classifier:third",
+        BENTOML_HOME=str(store),
+    )
+    assert "no model can be served: aisle-classifier:third" in said
+    assert weights.name in said
 
 
 def test_a_damaged_model_is_refused_by_the_workers_and_the_champion_stays(

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 
@@ -82,3 +84,27 @@ def test_minilm_of_the_wheel_puts_like_texts_together() -> None:
     shirt, blouse, drill = encoder.encode(["a cotton shirt", "a silk blouse", "a cordless power drill"])
     assert encoder.dim == 384
     assert shirt @ blouse > shirt @ drill + 0.2
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["<!--" * 4_000, "<!-- -- >" * 1_700, "<a" * 8_000, "&" * 16_000, "a" + "\u0301\u0316" * 8_000],
+)
+def test_cleaning_takes_linear_time(hostile: str) -> None:
+    started = time.process_time()
+    for _ in range(10):
+        clean_text("", hostile, TextSettings())
+    assert time.process_time() - started < 2  # quadratic ways took 2 to 10 s, this one takes 0.1 s
+
+
+def test_comments_are_cut_out_and_one_without_an_end_is_kept() -> None:
+    assert clean_text("", "a<!-- <b> -->b<!---->c<!-->d", TextSettings()) == "a b c<!-->d"
+
+
+def test_of_a_row_of_combining_marks_the_first_30_are_kept() -> None:
+    assert clean_text("q" + "\u0301" * 40 + "r", "", TextSettings()) == "q" + "\u0301" * 30 + "r"
+
+
+@pytest.mark.parametrize("digits", ["&#" + "1" * 5_000 + ";", "&amp;#" + "1" * 5_000])
+def test_a_character_reference_of_5000_digits_is_no_character(digits: str) -> None:
+    assert clean_text(f"a {digits} b", "", TextSettings(max_chars=1_000)) == "a \N{REPLACEMENT CHARACTER} b"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -123,7 +124,8 @@ class TinyService:
         self.client = TestClient(guard, raise_server_exceptions=False)
 
     def classify(self, products: Any, **envelope: Any) -> Any:
-        return self.client.post("/v1/classify", json={"products": products, **envelope})
+        body = json.dumps({"products": products, **envelope})  # in ASCII, so that it may hold anything
+        return self.client.post("/v1/classify", content=body, headers={"content-type": "application/json"})
 
     def sample(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, labels)
