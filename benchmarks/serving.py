@@ -43,7 +43,8 @@ CHECKED = 16  # products whose answers are compared before each measurement
 TOLERANCE = 1e-3  # of the confidence: batches of different sizes round differently
 WARM_S = 1.0
 TRIAL_CONCURRENCY = 16
-TRIAL_SECONDS = 3.0
+TRIAL_SECONDS = 2.0
+TRIALS = 3
 EXPECTED = {"fastapi": 6.0, "litserve": 3.0}  # times their throughput, from concurrency 16 on
 OUT = Path("out/bench")
 PACKAGES = ("torch", "torchvision", "transformers", "bentoml", "feast", "fastapi", "uvicorn", "litserve")
@@ -216,12 +217,14 @@ def write_bodies(products: Sequence[Product], folder: Path) -> None:
 
 
 def try_setting(stage: Stage, setting: Setting) -> dict[str, Any]:
-    """Throughput of one setting at TRIAL_CONCURRENCY."""
+    """Throughput of one setting at TRIAL_CONCURRENCY: the best of TRIALS, since a busy neighbour or an uneven
+    spread of connections over workers only ever takes away."""
     say(f"trial: {setting.system}, {setting.label}")
     with running(setting, stage.environ, OUT / f"{setting.system}.log") as server:
         traffic = TRAFFIC[setting.system][0]
         check(stage, server, traffic)
-        figures = load(stage, server, traffic, TRIAL_CONCURRENCY, TRIAL_SECONDS)
+        tried = [load(stage, server, traffic, TRIAL_CONCURRENCY, TRIAL_SECONDS) for _ in range(TRIALS)]
+    figures = max(tried, key=lambda one: float(one["throughput"]))
     kept = {name: figures[name] for name in ("throughput", "p50_ms", "p99_ms", "errors")}
     return {"system": setting.system, "setting": setting.label, **kept}
 

@@ -71,17 +71,30 @@ class EdgeGuard:
 
     async def _answer(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Let the app answer, for as long as the client is there."""
+        task = asyncio.current_task()
+        assert task is not None
+        has_left = False
+
+        def leave(_: asyncio.Future[Message]) -> None:
+            nonlocal has_left
+            has_left = task.cancel()
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                gone.remove_done_callback(leave)  # what the connection says from now on is the next request's
+            await send(message)
+
         gone = asyncio.ensure_future(receive())  # after a whole body, only the end of the connection comes
-        answer = asyncio.ensure_future(self.app(scope, _replay(body, gone), send))
+        gone.add_done_callback(leave)
         try:
-            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                answer.cancel()
-                self.on_refusal("client_gone")
-            with contextlib.suppress(asyncio.CancelledError):
-                await answer
+            await self.app(scope, _replay(body, gone), send_on)
+        except asyncio.CancelledError:
+            if not has_left:
+                raise
+            task.uncancel()
+            self.on_refusal("client_gone")
         finally:
-            answer.cancel()
+            gone.remove_done_callback(leave)
             gone.cancel()
 
     def _hold(self, incoming: _Incoming, size_bytes: int) -> None:

@@ -16,12 +16,28 @@ import psutil
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.multiprocess import mark_process_dead
 
-from aisle.prediction import Prediction
+from aisle.prediction import Prediction, Source
 from service.engine import Engine, Outcome
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 PRODUCTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+STAGES = ("parse", "prepare", "wait", "features", "embed", "decide")
+# Reasons that are the service's fault, or its feature store's.
+FAULTS = (
+    "bodies_full",
+    "features_read_failed",
+    "features_read_skipped",
+    "features_unavailable",
+    "features_vector_damaged",
+    "features_write_dropped",
+    "internal",
+    "latency",
+    "ledger_unavailable",
+    "model_failed",
+    "queue_full",
+    "timeout",
+)
 
 
 class Telemetry:
@@ -77,12 +93,7 @@ class Telemetry:
             ["outcome"],
             registry=registry,
         )
-        for outcome in ("written", "dropped"):
-            self._records.labels(outcome)
-        for outcome in ("done", "refused"):
-            self._swaps.labels(outcome)
-        for reason in ("queue_full", "latency"):
-            self._shed.labels(reason)
+        self._start_at_zero()
         self._served: Gauge | None = None
         self._model = Gauge(
             "aisle_model_info",
@@ -91,6 +102,23 @@ class Telemetry:
             multiprocess_mode="livemax",
             registry=registry,
         )
+
+    def _start_at_zero(self) -> None:
+        """Make the series that alerts and the board read: one that begins with its first event hides it from
+        every rate."""
+        for outcome in ("written", "dropped"):
+            self._records.labels(outcome)
+        for outcome in ("done", "refused"):
+            self._swaps.labels(outcome)
+        for reason in ("queue_full", "latency"):
+            self._shed.labels(reason)
+        for reason in FAULTS:
+            self._errors.labels(reason)
+        for stage in STAGES:
+            self._stage.labels(stage)
+        for modality in ("text", "image"):
+            for source in Source:
+                self._vectors.labels(modality, source.value)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
