@@ -27,6 +27,7 @@ _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
 _JPEG_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_JPEG_FILL = re.compile(rb"\xff+")
 _ORIENTATION_TAG = 0x0112
 
 
@@ -130,10 +131,9 @@ def _jpeg(data: bytes) -> Header:
     """Keep tables, frame, scans and Adobe's colour transform; drop every other APPn and comments."""
     kept, at, size, orientation, progressive = [data[:2]], 2, (0, 0), 1, False
     for _ in range(_MAX_JPEG_SEGMENTS):
-        while data[at] == 0xFF and data[at + 1] == 0xFF:  # fill bytes
-            at += 1
         if data[at] != 0xFF:
             raise BrokenError(f"byte {at:,} is no marker")
+        at = _JPEG_FILL.match(data, at).end() - 1  # type: ignore[union-attr]  # there is one 0xFF or more
         marker = data[at + 1]
         if marker == 0xDA:
             if progressive:

@@ -101,6 +101,8 @@ class Aisle:
             os._exit(1)
 
     async def _open(self) -> None:
+        # It warns of every form that is broken; the client is told, and nobody else need be.
+        logging.getLogger("python_multipart.multipart").setLevel(logging.ERROR)
         forget_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
         ledger = open_ledger(SETTINGS)
         self.models = Models(

@@ -24,7 +24,7 @@ def training(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_evaluate_makes_the_registered_figures_again(tiny_home: Path) -> None:
-    done = training(tiny_home, "evaluate", "aisle-classifier:latest", str(tiny_home / "catalogue"))
+    done = training(tiny_home, "evaluate", "aisle-classifier:latest")
     assert done.returncode == 0, done.stderr
     [metrics_file] = (tiny_home / "bentoml" / "models" / "aisle-classifier").glob("*/metrics.json")
     metrics = json.loads(metrics_file.read_text())

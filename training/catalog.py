@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -73,13 +73,16 @@ class Catalog:
 
     product_id (unique), title, description, image (path relative to `image_root`, or ""), category
     (code, "" where unknown), group (variants of one product share it; else the product's own id).
-    `names` goes from a category's code to what people call it.
+    `names` goes from a category's code to what people call it. `path` and `columns` are what it was read
+    from and with.
     """
 
     products: pd.DataFrame
     names: dict[str, str]
     image_root: Path
     report: ReadReport
+    path: Path
+    columns: ColumnMap | None = None
 
     def product(self, position: int) -> Product:
         """The product in row `position`, with its picture's bytes. Raises CatalogError if they are gone."""
@@ -130,7 +133,7 @@ def read_catalog(path: Path, *, columns: ColumnMap | None = None) -> Catalog:
                 f"columns: {path} is a {layout.name} folder, whose columns are known; leave it out"
             )
         return _rakuten_catalog(path, layout)
-    return _table_catalog(_table_of(path), columns or ColumnMap())
+    return replace(_table_catalog(_table_of(path), columns or ColumnMap()), columns=columns)
 
 
 def _rakuten_catalog(folder: Path, layout: RakutenLayout) -> Catalog:
@@ -160,7 +163,13 @@ def _catalog(
 ) -> Catalog:
     if products.empty:
         raise CatalogError(f"{path}: found no product that can be used, wanted 1 or more:\n{report}")
-    return Catalog(products=products, names=dict(sorted(names.items())), image_root=image_root, report=report)
+    return Catalog(
+        products=products,
+        names=dict(sorted(names.items())),
+        image_root=image_root,
+        report=report,
+        path=path.absolute(),
+    )
 
 
 def _table_of(path: Path) -> Path:

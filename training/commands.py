@@ -17,7 +17,7 @@ from training.catalog import ColumnMap, read_catalog
 from training.demo import write_demo_catalog
 from training.fit import FitSettings
 from training.image_encoder import BACKBONES, ImageTraining
-from training.judge import answers_of, evaluate_tag
+from training.judge import answers_of, catalog_of, evaluate_tag
 from training.labels import read_ledger_labels
 from training.settings import Settings
 from training.shop import Shop, load_encoders
@@ -201,12 +201,14 @@ def answers(
 @app.command()
 def evaluate(
     tag: Annotated[str, typer.Argument(help="A classifier's tag, or aisle-classifier:latest.")],
-    catalog: CatalogPath,
+    catalog: Annotated[
+        Path | None, typer.Argument(help="Its catalogue; default: where it was when it was trained.")
+    ] = None,
     columns: Columns = None,
 ) -> None:
     """Make the figures of a registered classifier again, on its catalogue's untouched test split."""
     shop = Shop.open(Settings.from_environment())
-    read = read_catalog(catalog, columns=ColumnMap.parse(columns))
+    read = read_catalog(catalog, columns=ColumnMap.parse(columns)) if catalog else catalog_of(tag)
     _print_metrics(evaluate_tag(shop, tag, read))
 
 

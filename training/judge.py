@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from aisle import store
-from training.catalog import Catalog
+from aisle.errors import CatalogError
+from training.catalog import Catalog, ColumnMap, read_catalog
 from training.evaluation import answer_frame, evaluate
 from training.labelled import read_embeddings, read_labelled
 from training.labels import FRESH, no_labels, read_ledger_labels
 from training.progress import console
 from training.shop import Encoders, Shop
 from training.splits import SplitSettings, assign_splits
+
+
+def catalog_of(tag: str) -> Catalog:
+    """The catalogue that a classifier was trained on, from where it was read then. Raises CatalogError where
+    it is gone."""
+    data = store.load_bundle(tag).card["data"]
+    if "catalog" not in data:
+        raise CatalogError(f"{tag}: its card names no catalogue, wanted one: give it as CATALOG")
+    columns = ColumnMap(**data["columns"]) if data["columns"] else None
+    return read_catalog(Path(data["catalog"]), columns=columns)
 
 
 def evaluate_tag(shop: Shop, tag: str, catalog: Catalog) -> dict[str, Any]:

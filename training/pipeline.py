@@ -208,6 +208,8 @@ def fit(
             settings=settings,
             data={
                 "fingerprint": fingerprint,
+                "catalog": str(catalog.path),
+                "columns": asdict(catalog.columns) if catalog.columns else None,
                 "products": {name: int((labelled.split_N == name).sum()) for name in SPLITS},
                 "left_out_categories": left_out,
                 "splits": asdict(splits),
