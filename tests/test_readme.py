@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from monitoring.exporter import Exporter
 from monitoring.settings import describe as describe_monitoring
 from service.settings import describe as describe_service
+from service.telemetry import Telemetry
 from training.settings import describe as describe_training
 
 ROOT = Path(__file__).parent.parent
@@ -72,3 +75,17 @@ def test_make_knows_every_chore_that_is_told() -> None:
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
 def test_links_lead_somewhere(target: str) -> None:
     assert (ROOT / target).exists()
+
+
+def test_every_metric_is_told() -> None:
+    registry = CollectorRegistry()
+    Telemetry(max_batch=32, registry=registry)
+    Exporter(registry)
+    kinds = {"counter": "_total"}
+    names = {metric.name + kinds.get(metric.type, "") for metric in registry.collect()}
+    told = {
+        name
+        for row in re.findall(r"^\| (`(?:aisle|bentoml)_.*?) \|", README, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
+    }
+    assert {name for name in told if name.startswith("aisle_")} == names
