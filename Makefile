@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM := false
 export AISLE_HOME
 export BENTOML_HOME ?= $(AISLE_HOME)/bentoml
 
-.PHONY: help setup demo loop train serve watch test lint format bench lock clean
+.PHONY: help setup demo loop train serve watch test lint format bench stubs lock clean
 
 help: ## list the chores
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ format: setup ## rewrite the code in the house's format
 
 bench: setup ## every figure that the README quotes
 	$(RUN) -m benchmarks.serving $(ARGS)
+
+stubs: setup ## compile service/protos/*.proto
+	$(RUN) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. service/protos/*.proto
 
 lock: setup ## recompile requirements.lock from requirements.txt
 	.venv/bin/uv pip compile requirements.txt --python-version 3.11 --generate-hashes --quiet \

@@ -17,6 +17,10 @@ T = TypeVar("T")
 Check = tuple[Callable[[str], Any], str]  # text to value (ValueError where it is not), and what is wanted
 
 
+def text(wanted: str) -> Check:
+    return str.strip, wanted
+
+
 def integer(least: int, most: int) -> Check:
     def parse(text: str) -> int:
         value = int(text)

@@ -22,8 +22,8 @@ STOP_TIMEOUT_S = 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One way to run one system. `{port}` in `command` and `environ` is replaced; `label` says what it
-    sets."""
+    """One way to run one system. `{port}` and `{other_port}` in `command` and `environ` are replaced;
+    `label` says what it sets."""
 
     system: str
     label: str
@@ -41,6 +41,7 @@ def aisle_service(workers: int = 1, *, label: str = "") -> Setting:
         command=["-m", "service", "serve", "--port", "{port}", "--workers", str(workers)],
         ready_path="/readyz",
         path="/v1/classify",
+        environ={"AISLE_GRPC_PORT": "{other_port}"},
     )
 
 
@@ -63,8 +64,9 @@ def running(
     Raises RuntimeError naming the log when it ends, or is not ready after START_TIMEOUT_S.
     """
     port = port or free_port()
-    command = [part.format(port=port) for part in setting.command]
-    own = {name: value.format(port=port) for name, value in setting.environ.items()}
+    ports = {"port": port, "other_port": free_port()}
+    command = [part.format(**ports) for part in setting.command]
+    own = {name: value.format(**ports) for name, value in setting.environ.items()}
     with process(command, {**environ, **own}, log) as started:
         _wait_ready(started, f"http://{HOST}:{port}{setting.ready_path}", setting, log)
         yield Server(setting=setting, port=port, pid=started.pid)

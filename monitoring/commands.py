@@ -90,13 +90,23 @@ def retrain(
         str, typer.Option("--now", help="A round by hand, for this reason, whatever is due; then end.")
     ] = "",
     catalog: Annotated[str, typer.Option(help="The catalogue to start from; default AISLE_CATALOG.")] = "",
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether a retrainer of this shop runs; 1 if none does.")
+    ] = False,
 ) -> None:
     """Train a challenger when the ledger says so, and promote it if it is better, until SIGTERM or Ctrl-C."""
-    from aisle import store
-    from aisle.ledger import Ledger
-    from monitoring.retrain import Retrainer, training_command
+    from monitoring.retrain import Retrainer, is_alive, training_command
 
     settings = Settings.from_environment()
+    if check:
+        alive = is_alive(settings.home)
+        typer.echo(
+            f"a retrainer of {settings.home} runs" if alive else f"no retrainer of {settings.home} runs"
+        )
+        raise typer.Exit(0 if alive else 1)
+    from aisle import store
+    from aisle.ledger import Ledger
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     retrainer = Retrainer(

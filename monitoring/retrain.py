@@ -15,10 +15,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 
@@ -31,6 +31,8 @@ from monitoring.settings import Settings
 STARTED, FINISHED, REFUSED = "retrain.started", "retrain.finished", "retrain.refused"
 ALARMS = ("drift.alarm", "quality.alarm")
 POLL_S = 2.0
+ALIVE_S = 60.0
+LOCK = "retrain.lock"
 ROOT = Path(__file__).parent.parent
 _TAIL_LINES = 5  # of a failed training's log, in the ledger
 
@@ -55,6 +57,29 @@ class Waiting:
 
 class TrainingFailedError(AisleError):
     """The training command ended with an error."""
+
+
+def is_alive(home: Path) -> bool:
+    """Whether a retrainer of this shop is at work, or has looked at the ledger within ALIVE_S."""
+    lock = home / LOCK
+    if not lock.is_file():
+        return False
+    with lock.open("rb") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return time.time() - lock.stat().st_mtime < ALIVE_S
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Take the lock; False where another has it for longer than `is_alive` would."""
+    for _ in range(10):
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def training_command() -> list[str]:
@@ -272,11 +297,10 @@ class Retrainer:
     def _alone(self) -> Iterator[None]:
         """Raises AisleError where another retrainer of this shop is at work."""
         self.settings.home.mkdir(parents=True, exist_ok=True)
-        with (self.settings.home / "retrain.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise AisleError("retraining: another retrainer of this shop is at work") from error
+        with (self.settings.home / LOCK).open("w") as lock:
+            if not _locked(lock):
+                raise AisleError("retraining: another retrainer of this shop is at work")
+            os.utime(lock.fileno())
             yield
 
     def _tell(self, what: str) -> None:

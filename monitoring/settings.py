@@ -10,19 +10,15 @@ from pathlib import Path
 from aisle.environment import (
     DATABASE_URL,
     HOME,
-    Check,
     describe_environment,
     integer,
     read_environment,
     seconds,
     share,
+    text,
     variable,
 )
 from aisle.ledger import ledger_url
-
-
-def _text(wanted: str) -> Check:
-    return str.strip, wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +29,7 @@ class Settings:
     database_url: str = field(metadata=DATABASE_URL)
     host: str = field(
         metadata=variable(
-            "AISLE_MONITOR_HOST", "127.0.0.1", _text("an address"), "where the monitor's metrics are served"
+            "AISLE_MONITOR_HOST", "127.0.0.1", text("an address"), "where the monitor's metrics are served"
         )
     )
     port: int = field(
@@ -57,7 +53,7 @@ class Settings:
     )
     catalog: str = field(
         metadata=variable(
-            "AISLE_CATALOG", "", _text("a path"), "the catalogue that retraining starts from; empty: none"
+            "AISLE_CATALOG", "", text("a path"), "the catalogue that retraining starts from; empty: none"
         )
     )
     retrain_min_labels: int = field(

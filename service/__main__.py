@@ -40,7 +40,10 @@ def serve(
     if workers is not None:
         os.environ["AISLE_WORKERS"] = str(workers)
     settings = read_settings()
-    check_port(host, port)
+    check_port("--port", host, port)
+    if settings.grpc_port:
+        check_port("AISLE_GRPC_PORT", host, settings.grpc_port)
+    os.environ["AISLE_GRPC_HOST"] = host
     lock_store()
     check_model(settings)
     command = [
@@ -55,6 +58,8 @@ def serve(
         str(port),
     ]
     command += ["--timeout-graceful-shutdown", str(settings.stop_timeout_s)]
+    # BentoML's images set it, and with it BentoML never starts a dead worker again.
+    os.environ.pop("BENTOML_CONTAINERIZED", None)
     sys.stdout.flush()
     os.execve(sys.executable, command, os.environ)  # signals then reach BentoML's supervisor itself
 
@@ -72,7 +77,7 @@ def read_settings() -> Settings:
     return settings
 
 
-def check_port(host: str, port: int) -> None:
+def check_port(name: str, host: str, port: int) -> None:
     """End here, with one line, where the port is taken: BentoML's supervisor would try again for ever."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -80,10 +85,8 @@ def check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            wanted = "a free port of this machine"
-            raise typer.BadParameter(
-                f"--host {host} --port {port}: found {error.strerror}, wanted {wanted}"
-            ) from error
+            found = f"{port} on {host}, of which the system says {error.strerror!r}"
+            raise typer.BadParameter(f"{name}: found {found}, wanted a free port of this machine") from error
 
 
 def lock_store() -> None:

@@ -25,6 +25,7 @@ from service.bentoml_bridge import BridgedService, Dispatcher, service_class
 from service.desk import Answer, Desk, Job
 from service.doors import METHODS, Doors
 from service.engine import Engine
+from service.grpc_server import GrpcServer
 from service.guard import EdgeGuard
 from service.labels import LabelBook
 from service.models import Models, warm_engine
@@ -88,6 +89,7 @@ class Aisle:
     labels: LabelBook
     models: Models
     recorder: Recorder
+    grpc: GrpcServer | None = None
     bento_service: BridgedService  # set by BentoML
 
     @bentoml.on_startup
@@ -134,6 +136,13 @@ class Aisle:
             max_queue=SETTINGS.max_queue,
             request_timeout_s=SETTINGS.request_timeout_s,
         )
+        if SETTINGS.grpc_port:
+            self.grpc = GrpcServer(
+                lambda: self.desk,
+                max_message_bytes=SETTINGS.max_body_bytes,
+                reflect=SETTINGS.grpc_reflection,
+            )
+            await self.grpc.start(SETTINGS.grpc_host, SETTINGS.grpc_port)
         self.labels = LabelBook(ledger, lambda: self.models.champion.classifier.taxonomy)
         self.models.follow()
         # A full collection walks every object of torch and feast: 0.3 s in which nothing is answered.
@@ -142,6 +151,8 @@ class Aisle:
 
     @bentoml.on_shutdown
     async def close(self) -> None:
+        if self.grpc is not None:
+            await self.grpc.stop(SETTINGS.stop_timeout_s / 2)
         self.desk.close()
         self.labels.close()
         self.models.close()

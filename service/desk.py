@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from aisle.columns import Columns, measure_columns
 from aisle.errors import ProductError
+from aisle.prediction import Prediction
 from aisle.product import Product
 from service.engine import Engine, Outcome
 from service.errors import RequestError, overloaded
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 Given = Product | ProductError  # a product of a request, or why it is none
 
+PRODUCT_FAULT_STATUS = 422
 _LONG_TEXT_CHARS = 4_000  # of a request: cleaning more takes longer than a trip to the pool and back
 
 
@@ -92,15 +94,17 @@ class Desk:
         self.admitted = 0  # products between here and their answers
         self._pool = FairPool(decode_threads, name="decode")
 
-    async def classify(self, given: Sequence[Given], top_k: int) -> Reply:
-        """Raises RequestError only when the request as a whole has no answer (504, or a full queue)."""
+    async def classify(self, given: Sequence[Given], top_k: int, timeout_s: float | None = None) -> Reply:
+        """Raises RequestError only when the request as a whole has no answer (504, or a full queue).
+        `timeout_s` is what the client still waits, where it says so."""
+        timeout_s = min(self.request_timeout_s, timeout_s or self.request_timeout_s)
         self._admit(len(given))
         self.admitted += len(given)
         try:
-            async with asyncio.timeout(self.request_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 return await self._classify(given, top_k)
         except TimeoutError as error:
-            found, wanted = f"no answer after {self.request_timeout_s:g} s", "one in time"
+            found, wanted = f"no answer after {timeout_s:.3g} s", "one in time"
             raise RequestError(504, "timeout", field="request", found=found, wanted=wanted) from error
         finally:
             self.admitted -= len(given)
@@ -170,6 +174,17 @@ class Desk:
             else:
                 self.telemetry.waited(answer.started - queued)
         return answers
+
+
+def worst_fault(outcomes: Sequence[Outcome]) -> ProductError | RequestError | None:
+    """Why a request has no answer at all: the first fault of the highest status; None where a product has
+    one."""
+    faults = [outcome for outcome in outcomes if not isinstance(outcome, Prediction)]
+    return max(faults, key=_status) if len(faults) == len(outcomes) else None
+
+
+def _status(fault: ProductError | RequestError) -> int:
+    return fault.status if isinstance(fault, RequestError) else PRODUCT_FAULT_STATUS
 
 
 def _text_chars(product: Given) -> int:

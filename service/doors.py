@@ -10,10 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from aisle.errors import ProductError
-from aisle.prediction import Prediction
 from aisle.product import Product
-from service.desk import Desk, Given, Reply
+from service.desk import PRODUCT_FAULT_STATUS, Desk, Given, Reply, worst_fault
 from service.errors import RequestError, error_object, error_response, json_response
 from service.json_door import read_json
 from service.labels import LabelBook, read_labels
@@ -76,24 +74,23 @@ class Doors:
         self.desk().telemetry.labelled(len(results) - len(faults))
         if len(faults) < len(results):
             return json_response({"results": results})
-        return json_response({"error": faults[0], "results": results}, 422)
+        return json_response({"error": faults[0], "results": results}, PRODUCT_FAULT_STATUS)
 
     async def openapi(self, request: Request) -> Response:
         return json_response(specification())
 
     def _respond(self, given: Sequence[Given], reply: Reply) -> Response:
         """200 where one product or more has an answer; else the error of the first, beside all."""
-        telemetry = self.desk().telemetry
+        self.desk().telemetry.faults(reply.outcomes)
         ids = [product.product_id if isinstance(product, Product) else None for product in given]
         results = [result_object(*row) for row in zip(ids, reply.prediction_ids, reply.outcomes, strict=True)]
-        faults = [outcome for outcome in reply.outcomes if not isinstance(outcome, Prediction)]
-        for fault in faults:
-            telemetry.error(fault.reason)
-        if len(faults) < len(results):
+        worst = worst_fault(reply.outcomes)
+        if worst is None:
             return json_response({"model": reply.model, "results": results})
-        worst = max(faults, key=_status)  # the first of them
-        headers = worst.headers if isinstance(worst, RequestError) else None
-        return json_response({"error": error_object(worst), "results": results}, _status(worst), headers)
+        status, headers = PRODUCT_FAULT_STATUS, None
+        if isinstance(worst, RequestError):
+            status, headers = worst.status, worst.headers
+        return json_response({"error": error_object(worst), "results": results}, status, headers)
 
     async def refuse(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestError)
@@ -107,7 +104,3 @@ class Doors:
         )
         self.desk().telemetry.error(refusal.reason)
         return error_response(refusal)
-
-
-def _status(fault: ProductError | RequestError) -> int:
-    return fault.status if isinstance(fault, RequestError) else 422

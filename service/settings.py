@@ -18,6 +18,7 @@ from aisle.environment import (
     read_environment,
     seconds,
     share,
+    text,
     variable,
     yes_or_no,
 )
@@ -46,6 +47,17 @@ class Settings:
         )
     )
     device: str = field(metadata=DEVICE)
+    grpc_host: str = field(
+        metadata=variable(
+            "AISLE_GRPC_HOST", "127.0.0.1", text("an address"), "where gRPC is served; `serve --host` sets it"
+        )
+    )
+    grpc_port: int = field(
+        metadata=variable("AISLE_GRPC_PORT", "3001", integer(0, 65_535), "port of gRPC; 0: none is served")
+    )
+    grpc_reflection: bool = field(
+        metadata=variable("AISLE_GRPC_REFLECTION", "0", yes_or_no(), "tell gRPC clients what is served")
+    )
     workers: int = field(
         metadata=variable("AISLE_WORKERS", "1", integer(1, 64), "server processes, each with its own model")
     )

@@ -140,6 +140,11 @@ class Telemetry:
     def error(self, reason: str) -> None:
         self._errors.labels(reason).inc()
 
+    def faults(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if not isinstance(outcome, Prediction):
+                self.error(outcome.reason)
+
     def batch(self, outcomes: Sequence[Outcome], seconds_of_stage: Mapping[str, float]) -> None:
         self._batch.observe(len(outcomes))
         for stage, seconds in seconds_of_stage.items():

@@ -26,10 +26,18 @@ def free_port() -> int:
 
 
 class LiveServer:
-    """Serves the shop in `home`. Its log is `home`/server.log."""
+    """Serves the shop in `home` with the code in `root`, run by `python`. Its log is `home`/server.log."""
 
-    def __init__(self, home: Path, *, workers: int = 1, **settings: str) -> None:
-        self.port = free_port()
+    def __init__(
+        self,
+        home: Path,
+        *,
+        workers: int = 1,
+        root: Path = ROOT,
+        python: str = sys.executable,
+        **settings: str,
+    ) -> None:
+        self.port, self.grpc_port = free_port(), free_port()
         self.log = home / "server.log"
         environ = {
             **{
@@ -39,12 +47,13 @@ class LiveServer:
             },
             "AISLE_HOME": str(home),
             "BENTOML_HOME": str(home / "bentoml"),
+            "AISLE_GRPC_PORT": str(self.grpc_port),
             **settings,
         }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
-                    sys.executable,
+                    python,
                     "-m",
                     "service",
                     "serve",
@@ -53,7 +62,7 @@ class LiveServer:
                     "--workers",
                     str(workers),
                 ],
-                cwd=ROOT,
+                cwd=root,
                 env=environ,
                 stdout=log,
                 stderr=subprocess.STDOUT,
