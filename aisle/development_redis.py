@@ -9,7 +9,6 @@ with it (Linux: PR_SET_PDEATHSIG); the next user starts both again.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import importlib.util
 import os
@@ -22,12 +21,12 @@ import time
 from pathlib import Path
 from typing import IO
 
+from aisle.child_process import die_with_parent
 from aisle.errors import FeatureStoreError
 
 _START_TIMEOUT_S = 20.0
 _LOOK_S = 0.1
 _PORTS_TRIED = 5  # a free port may be taken before the server has it
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _held: dict[Path, int] = {}  # descriptors of this process's locks, by folder: closing one ends our use
 
 
@@ -169,7 +168,9 @@ def _start_server(folder: Path, port: int | None = None) -> tuple[subprocess.Pop
                 *("--logfile", str(folder / "redis.log")),
             ],
             stdin=subprocess.DEVNULL,
-            preexec_fn=_die_with_parent,
+            # Killed, so that no second server starts on the data of one that is closing down; what was
+            # answered is in its append-only file.
+            preexec_fn=die_with_parent,
         )
         while server.poll() is None:
             if _serves(chosen, folder):
@@ -179,13 +180,6 @@ def _start_server(folder: Path, port: int | None = None) -> tuple[subprocess.Pop
         f"development Redis: redis-server ended at its start {_PORTS_TRIED} times, the last time with status "
         f"{server.returncode}; {folder / 'redis.log'} says why"
     )
-
-
-def _die_with_parent() -> None:
-    # SIGKILL, so that no second server starts on the data of one that is closing down; what was answered
-    # is in its append-only file.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _free_port() -> int:

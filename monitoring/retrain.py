@@ -23,6 +23,7 @@ from typing import IO, Any
 import pandas as pd
 
 from aisle.bundle import Bundle
+from aisle.child_process import die_with_parent
 from aisle.errors import AisleError, LedgerError, SettingError
 from aisle.ledger import Event, Ledger
 from monitoring.gate import decide, figures
@@ -237,7 +238,8 @@ class Retrainer:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                start_new_session=True,  # Ctrl-C is for us, and we end it
+                preexec_fn=die_with_parent,
             )
         try:
             code = process.wait()
