@@ -12,16 +12,19 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from feast import FeatureStore
 
 from aisle.errors import FeatureStoreError
 from aisle.features import JOIN_KEY, ViewSpec
 from training.embeddings import INDEX, shard_path
 from training.progress import progress
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
 
 WRITE_ROWS = 1_000
 SAMPLE_ROWS = 500

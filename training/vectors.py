@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from feast import FeatureStore
 
 from aisle.errors import FeatureStoreError
 from aisle.features import JOIN_KEY, ViewSpec
 from training.embeddings import shard_path
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
 
 
 def read_vectors(
