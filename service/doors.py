@@ -1,4 +1,4 @@
-"""The HTTP application of our own: the JSON door, the upload door, labels, and their OpenAPI page."""
+"""The HTTP application of our own: the JSON door, the upload door, labels, the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from aisle.product import Product
+from service import oip_door
 from service.desk import PRODUCT_FAULT_STATUS, Desk, Given, Reply, worst_fault
 from service.errors import RequestError, error_object, error_response, json_response
 from service.json_door import read_json
 from service.labels import LabelBook, read_labels
+from service.oip_door import OipDoor
 from service.openapi import CLASSIFY, LABELS, OPENAPI, UPLOAD, specification
 from service.upload_door import read_upload
 from service.wire import result_object
@@ -25,6 +27,7 @@ METHODS: Mapping[str, Sequence[str]] = {
     UPLOAD: ("POST",),
     LABELS: ("POST",),
     OPENAPI: ("GET", "HEAD"),
+    **oip_door.METHODS,
     "/livez": ("GET", "HEAD"),
     "/readyz": ("GET", "HEAD"),
     "/metrics": ("GET", "HEAD"),
@@ -47,6 +50,7 @@ class Doors:
                 Route(UPLOAD, self.upload, methods=["POST"]),
                 Route(LABELS, self.label, methods=["POST"]),
                 Route(OPENAPI, self.openapi, methods=["GET"]),
+                *OipDoor(self.desk).routes(),
             ],
             exception_handlers={RequestError: self.refuse, Exception: self.fail},
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 
 import grpc
@@ -118,11 +117,5 @@ def _response(request: pb.ModelInferRequest, reply: Reply, names: Sequence[str])
     for name in names:
         datatype = datatypes[name]
         response.outputs.add(name=name, datatype=datatype, shape=oip.shape_of(name, len(reply.outcomes), k))
-        response.raw_output_contents.append(_raw(datatype, values[name]))
+        response.raw_output_contents.append(oip.raw_tensor(datatype, values[name]))
     return response
-
-
-def _raw(datatype: str, values: list[object]) -> bytes:
-    if datatype == "BYTES":
-        return oip.join_bytes([str(value) for value in values])
-    return struct.pack(f"<{len(values)}{'f' if datatype == 'FP32' else '?'}", *values)

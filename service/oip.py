@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from aisle.errors import ProductError
@@ -30,6 +30,9 @@ class Tensor:
     name: str
     datatype: str
     shape: Sequence[int]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 _INPUT_NAMES = ("product_id", "title", "description", "image")
@@ -96,6 +99,13 @@ def join_bytes(elements: Sequence[str]) -> bytes:
     """The binary form of a BYTES tensor."""
     encoded = [element.encode() for element in elements]
     return b"".join(struct.pack("<I", len(one)) + one for one in encoded)
+
+
+def raw_tensor(datatype: str, values: Sequence[Any]) -> bytes:
+    """Values of BYTES (as text), FP32 or BOOL in their binary form."""
+    if datatype == "BYTES":
+        return join_bytes([str(value) for value in values])
+    return struct.pack(f"<{len(values)}{'f' if datatype == 'FP32' else '?'}", *values)
 
 
 def read_products(tensors: Mapping[str, list[bytes]]) -> list[Given]:

@@ -1,4 +1,4 @@
-"""aisle.v1.Classifier, health and the Open Inference Protocol, on a real server with two workers."""
+"""aisle.v1.Classifier, health and the Open Inference Protocol, on a real server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ IMAGE = jpeg("blue")
 
 @pytest.fixture(scope="module")
 def server(tiny_home: Path) -> Iterator[LiveServer]:
-    server = LiveServer(tiny_home, workers=2, AISLE_MAX_BATCH="8", AISLE_GRPC_REFLECTION="1")
+    server = LiveServer(tiny_home, AISLE_MAX_BATCH="8", AISLE_GRPC_REFLECTION="1")
     yield server
     server.stop()
 
@@ -248,6 +248,52 @@ def test_nvidias_client_speaks_to_it_unmodified(server: LiveServer, tmp_path: Pa
         "product": "StatusCode.INVALID_ARGUMENT",
     }
     assert said["refused"]["lengths"][1].startswith("inputs: found title of 1, description of 2, wanted")
+
+
+TRITON_HTTP = """
+import json, sys
+import numpy as np
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
+
+client = triton.InferenceServerClient(sys.argv[1])
+image = open(sys.argv[2], "rb").read()
+def tensor(name, values):
+    made = triton.InferInput(name, [len(values)], "BYTES")
+    made.set_data_from_numpy(np.array(values, dtype=object))
+    return made
+answer = client.infer("aisle-classifier", [tensor("title", [b"train bois"]), tensor("image", [image])])
+try:
+    client.infer("aisle-classifier", [tensor("price", [b"1"])])
+except InferenceServerException as error:
+    refused = error.message()
+print(json.dumps({
+    "ready": [client.is_server_live(), client.is_server_ready(), client.is_model_ready("aisle-classifier")],
+    "inputs": [one["name"] for one in client.get_model_metadata("aisle-classifier")["inputs"]],
+    "label": answer.as_numpy("label").astype(str).tolist(),
+    "score": answer.as_numpy("score").tolist(),
+    "refused": refused,
+}))
+"""
+
+
+def test_nvidias_http_client_speaks_to_it_unmodified(server: LiveServer, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(IMAGE)
+    done = subprocess.run(
+        [sys.executable, "-c", TRITON_HTTP, f"127.0.0.1:{server.port}", str(tmp_path / "photo.jpg")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    picture = base64.b64encode(IMAGE).decode()
+    [result] = server.classify([{"title": "train bois", "image": picture}]).json()["results"]
+    assert said["ready"] == [True, True, True]
+    assert said["inputs"] == ["product_id", "title", "description", "image"]
+    assert said["label"] == [[candidate["code"] for candidate in result["top"]]]
+    assert said["score"][0] == pytest.approx([c["probability"] for c in result["top"]], abs=1e-4)
+    assert said["refused"].startswith("inputs: found 'price', wanted one of product_id")
 
 
 def test_the_stubs_are_what_the_protos_say(tmp_path: Path) -> None:
