@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from aisle.columns import measure_columns
 from aisle.errors import AisleError, LedgerError
 from aisle.ledger import Ledger, ledger_url
+from service.balance import Balance
 from service.bentoml_bridge import BridgedService, Dispatcher, service_class
 from service.desk import Answer, Desk, Job
 from service.doors import METHODS, Doors
@@ -57,7 +58,14 @@ def guarded(app: ASGIApp) -> ASGIApp:
         body_timeout_s=SETTINGS.body_timeout_s,
         max_held_bytes=SETTINGS.max_held_bytes,
         on_refusal=telemetry().error,
+        balance=balance(),
     )
+
+
+@functools.cache
+def balance() -> Balance:
+    """What this worker and the others know of each other's load."""
+    return Balance(Path(os.environ["BENTOML_HOME"]) / "workers.load", SETTINGS.workers)
 
 
 def current_desk() -> Desk:
@@ -148,11 +156,13 @@ class Aisle:
         # A full collection walks every object of torch and feast: 0.3 s in which nothing is answered.
         gc.collect()
         gc.freeze()
+        balance().join()
 
     @bentoml.on_shutdown
     async def close(self) -> None:
         if self.grpc is not None:
             await self.grpc.stop(SETTINGS.stop_timeout_s / 2)
+        balance().close()
         self.desk.close()
         self.labels.close()
         self.models.close()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.balance import Balance
 from service.errors import RequestError, error_response, overloaded
 
 _DIGITS = 18  # of a length that is read as a number
@@ -25,6 +26,7 @@ class EdgeGuard:
     `methods` maps each allowed path to its methods. A body is read here, whole: what is behind the
     guard never waits for a client. All bodies that are held at once, arriving or being answered, have
     `max_held_bytes` together: more is answered 503. `on_refusal` is told the reason of each refusal.
+    `balance` knows of all requests, and ends the connections that another worker should have.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class EdgeGuard:
         body_timeout_s: float,
         max_held_bytes: int,
         on_refusal: Callable[[str], None],
+        balance: Balance,
     ) -> None:
         self.app = app
         self.methods = methods
@@ -44,6 +47,7 @@ class EdgeGuard:
         self.max_held_bytes = max_held_bytes
         self.held_bytes = 0
         self.on_refusal = on_refusal
+        self.balance = balance
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -55,6 +59,7 @@ class EdgeGuard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         incoming = _Incoming(receive)
+        self.balance.enter()
         try:
             try:
                 self._check(scope)
@@ -68,6 +73,7 @@ class EdgeGuard:
                 await self._answer(scope, body, receive, send)
         finally:
             self._release(incoming)
+            self.balance.leave()
 
     async def _answer(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Let the app answer, for as long as the client is there."""
@@ -82,6 +88,9 @@ class EdgeGuard:
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 gone.remove_done_callback(leave)  # what the connection says from now on is the next request's
+            elif message["type"] == "http.response.start" and self.balance.should_move():
+                headers = [*message["headers"], (b"connection", b"close")]
+                message = {**message, "headers": headers}
             await send(message)
 
         gone = asyncio.ensure_future(receive())  # after a whole body, only the end of the connection comes

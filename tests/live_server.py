@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 120.0
@@ -92,6 +94,15 @@ class LiveServer:
         lines = httpx.get(f"{self.url}/metrics", timeout=60).text.splitlines()
         samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
+
+    def connections(self) -> dict[int, int]:
+        """How many clients' connections each worker holds, by its pid."""
+        counts: Counter[int] = Counter()
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            for one in process.net_connections(kind="tcp"):
+                if one.status == psutil.CONN_ESTABLISHED and one.laddr.port == self.port:
+                    counts[process.pid] += 1
+        return dict(counts)
 
     def stop(self) -> int:
         """SIGTERM, as an orchestrator does; the exit status."""

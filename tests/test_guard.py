@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
+from service.balance import Balance
 from service.guard import EdgeGuard
 
 LIMIT_BYTES = 1_000
@@ -21,7 +23,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Edge:
-    def __init__(self, body_timeout_s: float = 5) -> None:
+    def __init__(self, folder: Path, body_timeout_s: float = 5) -> None:
         self.refusals: list[str] = []
         self.guard = EdgeGuard(
             echo,
@@ -30,13 +32,14 @@ class Edge:
             body_timeout_s=body_timeout_s,
             max_held_bytes=2 * LIMIT_BYTES,
             on_refusal=self.refusals.append,
+            balance=Balance(folder / "load", 1),
         )
         self.client = TestClient(self.guard)
 
 
 @pytest.fixture
-def edge() -> Edge:
-    return Edge()
+def edge(tmp_path: Path) -> Edge:
+    return Edge(tmp_path)
 
 
 def test_an_allowed_request_arrives_whole(edge: Edge) -> None:
@@ -102,9 +105,9 @@ async def talk(guard: EdgeGuard, messages: list[Message]) -> list[Message]:
     return sent
 
 
-def test_a_client_that_stops_sending_is_answered_408(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_stops_sending_is_answered_408(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.guard._LINGER_S", 0.01)
-    edge = Edge(body_timeout_s=0.05)
+    edge = Edge(tmp_path, body_timeout_s=0.05)
     sent = asyncio.run(talk(edge.guard, [{"type": "http.request", "body": b"abc", "more_body": True}]))
     assert sent[0]["status"] == 408
     assert b"3 bytes after 0.05 s" in sent[1]["body"]
@@ -129,8 +132,8 @@ def test_a_websocket_is_closed(edge: Edge) -> None:
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
-def test_bodies_have_one_budget_together_and_give_it_back() -> None:
-    edge = Edge()
+def test_bodies_have_one_budget_together_and_give_it_back(tmp_path: Path) -> None:
+    edge = Edge(tmp_path)
     edge.guard.held_bytes = 2 * LIMIT_BYTES - 10  # as other requests would hold
     refused = edge.client.post("/echo", content=b"x" * 11)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
@@ -153,7 +156,7 @@ def test_a_compressed_body_is_refused_and_told_what_is_wanted(edge: Edge) -> Non
     assert (answer.status_code, answer.json()["error"]["found"]) == (415, "'gzip'")
 
 
-def test_the_work_for_a_client_that_is_gone_is_stopped() -> None:
+def test_the_work_for_a_client_that_is_gone_is_stopped(tmp_path: Path) -> None:
     ended: list[str] = []
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,7 +166,7 @@ def test_the_work_for_a_client_that_is_gone_is_stopped() -> None:
             ended.append("stopped")
             raise
 
-    edge = Edge()
+    edge = Edge(tmp_path)
     edge.guard.app = slow
     messages: list[Message] = [
         {"type": "http.request", "body": b"x", "more_body": False},

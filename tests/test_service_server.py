@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import csv
 import os
@@ -48,6 +49,30 @@ def test_products_are_classified(server: LiveServer) -> None:
     assert text_alone["vectors"] == {"text": "computed", "image": "absent"}
     assert both["vectors"] == {"text": "computed", "image": "computed"}
     assert bad["error"]["reason"] == "product_empty"
+
+
+def test_a_pool_of_connections_is_spread_over_the_workers(server: LiveServer) -> None:
+    """The worker that was idle when they were opened may have taken them all."""
+
+    async def ask_again_and_again(client: httpx.AsyncClient) -> None:
+        while not done.is_set():
+            answer = await client.post("/v1/classify", json={"products": [{"title": "a train"}] * 32})
+            assert answer.status_code == 200
+
+    async def connections() -> dict[int, int]:
+        limits = httpx.Limits(max_connections=16, max_keepalive_connections=16)
+        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
+            clients = [asyncio.create_task(ask_again_and_again(client)) for _ in range(16)]
+            await asyncio.sleep(4)
+            counts = server.connections()
+            done.set()
+            await asyncio.gather(*clients)
+            return counts
+
+    done = asyncio.Event()
+    counts = asyncio.run(connections())
+    assert len(counts) == 2
+    assert min(counts.values()) >= 4, counts
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from aisle.image import ImageEncoder
 from aisle.ledger import Ledger
 from aisle.taxonomy import Taxonomy
 from aisle.text import TextEncoder
+from service.balance import Balance
 from service.desk import Answer, Desk, Job
 from service.doors import METHODS, Doors
 from service.engine import Engine
@@ -120,6 +123,7 @@ class TinyService:
             body_timeout_s=5,
             max_held_bytes=16 * MAX_BODY_BYTES,
             on_refusal=telemetry.error,
+            balance=Balance(Path(tempfile.mkdtemp()) / "load", 1),
         )
         self.client = TestClient(guard, raise_server_exceptions=False)
 
