@@ -21,14 +21,16 @@ from starlette.types import ASGIApp
 from aisle.columns import measure_columns
 from aisle.errors import AisleError, LedgerError
 from aisle.ledger import Ledger, ledger_url
+from service.admission import Gate
 from service.balance import Balance
 from service.bentoml_bridge import BridgedService, Dispatcher, service_class
 from service.desk import Answer, Desk, Job
-from service.doors import METHODS, Doors
+from service.doors import METHODS, Doors, early_refusal
 from service.engine import Engine
 from service.grpc_server import GrpcServer
 from service.guard import EdgeGuard
 from service.labels import LabelBook
+from service.ladder import largest_batch
 from service.models import Models, warm_engine
 from service.recorder import Recorder, sampled
 from service.settings import Settings
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("aisle.service")
 
 SETTINGS = Settings.from_environment()
+QUEUED_BATCHES = 4  # that may be under way in a worker, where AISLE_MAX_QUEUE says nothing
 WARM_TEXT = "carnet de voyage ligné à couverture souple, " * 6  # about 60 tokens, as products have
 
 
@@ -59,6 +62,7 @@ def guarded(app: ASGIApp) -> ASGIApp:
         max_held_bytes=SETTINGS.max_held_bytes,
         on_refusal=telemetry().error,
         balance=balance(),
+        admission=lambda path, headers: early_refusal(current_desk(), path, headers),
     )
 
 
@@ -97,6 +101,7 @@ class Aisle:
     labels: LabelBook
     models: Models
     recorder: Recorder
+    gate: Gate
     grpc: GrpcServer | None = None
     bento_service: BridgedService  # set by BentoML
 
@@ -120,7 +125,7 @@ class Aisle:
             wanted=SETTINGS.model,
             newest=newest_classifier,
             load=functools.partial(load_engine, SETTINGS),
-            warm=lambda engine: warm_engine(engine, warm_item(engine.classifier), SETTINGS.max_batch),
+            warm=lambda engine: warm_engine(engine, warm_item(engine.classifier)),
             on_swap=telemetry().swapped,
             keep_s=2 * SETTINGS.request_timeout_s,
         )
@@ -133,15 +138,18 @@ class Aisle:
             on_waiting=telemetry().records_waiting,
         )
         self.dispatch = Dispatcher(self.bento_service, "classify")
+        self.dispatch.max_batch = batch = self._largest_batch()
+        max_queue = SETTINGS.max_queue or QUEUED_BATCHES * batch
+        self.gate = Gate(max_queue=max_queue, max_bulk=SETTINGS.max_bulk, batch=min(batch, max_queue))
         self.warming = True
-        await self.dispatch.warm(warm_job(self.models.champion))
+        await self.dispatch.lead_through_training(warm_job(self.models.champion))
         self.warming = False
         self.desk = Desk(
             champion=lambda: self.models.champion,
             dispatch=self.dispatch,
+            gate=self.gate,
             telemetry=telemetry(),
             decode_threads=SETTINGS.decode_threads,
-            max_queue=SETTINGS.max_queue,
             request_timeout_s=SETTINGS.request_timeout_s,
         )
         if SETTINGS.grpc_port:
@@ -157,6 +165,16 @@ class Aisle:
         gc.collect()
         gc.freeze()
         balance().join()
+
+    def _largest_batch(self) -> int:
+        engine = self.models.champion
+        return largest_batch(
+            engine,
+            warm_item(engine.classifier),
+            most=SETTINGS.max_batch,
+            target_s=SETTINGS.batch_latency_s,
+            cache=SETTINGS.home / "cache",
+        )
 
     @bentoml.on_shutdown
     async def close(self) -> None:
@@ -187,6 +205,7 @@ class Aisle:
         batch = jobs[0].engine.answer([job.item for job in jobs])
         prediction_ids = [uuid.uuid4().hex for _ in jobs]
         if not self.warming:  # warm-up batches are neither counted nor recorded
+            self.gate.measured(len(jobs), sum(batch.seconds.values()))
             telemetry().batch(batch.outcomes, batch.seconds)
             self.recorder.record(jobs, prediction_ids, batch)
         return [

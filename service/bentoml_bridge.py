@@ -7,7 +7,6 @@ instance's own proxy would send every call through HTTP again, and lose some (se
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from bentoml._internal.marshal.dispatcher import Optimizer
 from bentoml.exceptions import ServiceUnavailable
 from starlette.types import ASGIApp
 
-from service.errors import RequestError, overloaded
+from service.errors import overloaded
 
 
 class BridgedService(Service):
@@ -41,69 +40,54 @@ def service_class(wrap: Callable[[ASGIApp], ASGIApp]) -> type[BridgedService]:
     return type("AisleService", (BridgedService,), {"wrap": staticmethod(wrap)})
 
 
-class _Uncorked(Optimizer):
-    """BentoML's latency model without its corking.
+class _Unpredicting(Optimizer):
+    """BentoML's latency model without what it decides by it.
 
-    Its `wait` is the mean time that the last fifty batches' first requests waited, and a lone request
-    is held back about as long: after a burst of 64 at once, single requests took 115 ms where they
-    take 11. What queues while a batch is computed makes the next batch; no other wait is needed.
+    It holds a lone request back by the mean wait of the last fifty batches' first requests: after a burst of
+    64 at once, single requests took 115 ms where they take 11. And it sheds by a latency that it predicts
+    from the number of jobs, which says nothing where jobs are of 1 to max_batch_size items. What queues
+    while a batch is computed makes the next batch; the gate sheds, by items. What is left of BentoML's
+    shedding is the honest part: a job that has waited max_latency.
     """
 
-    @property
-    def wait(self) -> float:
-        return 0.0
-
-    @wait.setter
-    def wait(self, _: float) -> None:
-        """The base class measures it; nothing here reads it."""
+    o_a = o_b = wait = property(lambda _: 0.0, lambda _, value: None)
 
 
 class Dispatcher:
-    """Adaptive batching of one batchable method, reached without HTTP.
-
-    Items queue one by one, however many a request brings: BentoML predicts a batch's latency from its
-    number of jobs, which is then its number of products.
-    """
+    """Adaptive batching of one batchable method, reached without HTTP."""
 
     def __init__(self, service: BridgedService, method: str) -> None:
         self._factory = service.factory
         self._method = method
         self._cork = service.factory.dispatchers[method]
-        self._cork.optimizer = _Uncorked(self._cork.max_latency)
+        self._cork.optimizer = _Unpredicting(self._cork.max_latency)
 
     @property
     def depth(self) -> int:
         """Items that wait for a batch."""
-        return len(self._cork._queue)
+        return sum(len(job.data) for job in self._cork._queue)
 
-    async def batch_infer(self, items: Sequence[Any]) -> list[Any]:
-        """One result an item, in order; a RequestError (503) for an item that was shed."""
-        return await asyncio.gather(*(self._infer(item) for item in items))
+    @property
+    def max_batch(self) -> int:
+        """The most items in one batch."""
+        return self._cork.max_batch_size
 
-    async def _infer(self, item: Any) -> Any | RequestError:
+    @max_batch.setter
+    def max_batch(self, items: int) -> None:
+        self._cork.max_batch_size = items
+
+    async def batch_infer(self, items: Sequence[Any]) -> Sequence[Any]:
+        """One result an item, in order; RequestErrors (429) for items that were shed. Together they are one
+        job, which BentoML cuts where a batch is full."""
+        if not items:
+            return []
         try:
-            [result] = await self._factory.batch_infer(self._method, ([item],), {})
+            return await self._factory.batch_infer(self._method, (list(items),), {})
         except ServiceUnavailable:
-            wait_s = self._cork.max_latency
-            found = f"an answer would take longer than {wait_s:g} s"
-            return overloaded("latency", found=found, wanted="fewer products at once, or a retry")
-        return result
+            found, wanted = f"a wait of {self._cork.max_latency:g} s", "a batch before that, or a retry"
+            return [overloaded("latency", found=found, wanted=wanted)] * len(items)
 
-    async def warm(self, item: Any) -> None:
-        """Lead the dispatcher through its training phase and teach it this machine's speed.
-
-        BentoML trains on the first eleven batches: nine single ones, then one of two and of three.
-        Cold figures are then forgotten, and bursts of 1, 2, 4 ... max_batch_size are what it predicts
-        from; a dispatcher left cold sheds a good part of its first real burst.
-        """
+    async def lead_through_training(self, item: Any) -> None:
+        """BentoML trains on the first eleven batches: nine single ones, then one of two and of three."""
         for size in [1] * 9 + [2, 3]:
             await self.batch_infer([item] * size)
-        for _ in range(2):  # the first round meets each size for the first time, which is slow
-            self._cork.optimizer.o_stat.clear()
-            for size in self._sizes():
-                await self.batch_infer([item] * size)
-        self._cork.optimizer.trigger_refresh()
-
-    def _sizes(self) -> list[int]:
-        most = self._cork.max_batch_size
-        return [size for size in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if size < most] + [most]

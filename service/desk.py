@@ -1,6 +1,7 @@
 """Where every door hands its products in, and gets answers back in the same order.
 
-Admission -> prepare (pictures in threads that requests share in turns) -> adaptive batching -> answers.
+Gate -> prepare (pictures in threads that requests share in turns) -> adaptive batching -> answers. An
+interactive request goes this way whole, a bulk one in portions of a batch.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from aisle.columns import Columns, measure_columns
 from aisle.errors import ProductError
 from aisle.prediction import Prediction
 from aisle.product import Product
+from service.admission import Gate
 from service.engine import Engine, Outcome
-from service.errors import RequestError, overloaded
+from service.errors import OVERLOADED_STATUS, RequestError
 from service.fair_pool import FairPool
 from service.telemetry import Telemetry
+from service.terms import DEFAULT, Priority, Terms
 
 if TYPE_CHECKING:
     from aisle.classifier import Item
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 Given = Product | ProductError  # a product of a request, or why it is none
 
 PRODUCT_FAULT_STATUS = 422
+PORTIONS_AT_ONCE = 2  # of one bulk request: one is prepared while another is computed
 _LONG_TEXT_CHARS = 4_000  # of a request: cleaning more takes longer than a trip to the pool and back
 
 
@@ -58,9 +62,9 @@ class Answer:
 
 
 class Dispatch(Protocol):
-    """What the desk needs of the batching queue."""
+    """What the desk needs of the batching queue: answers in the order of at most a batch of items."""
 
-    async def batch_infer(self, items: Sequence[Job]) -> list[Answer | RequestError]: ...
+    async def batch_infer(self, items: Sequence[Job]) -> Sequence[Answer | RequestError]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,61 +85,77 @@ class Desk:
         *,
         champion: Callable[[], Engine],
         dispatch: Dispatch,
+        gate: Gate,
         telemetry: Telemetry,
         decode_threads: int,
-        max_queue: int,
         request_timeout_s: float,
     ) -> None:
         self.champion = champion
         self.dispatch = dispatch
+        self.gate = gate
         self.telemetry = telemetry
-        self.max_queue = max_queue
         self.request_timeout_s = request_timeout_s
-        self.admitted = 0  # products between here and their answers
         self._pool = FairPool(decode_threads, name="decode")
 
-    async def classify(self, given: Sequence[Given], top_k: int, timeout_s: float | None = None) -> Reply:
-        """Raises RequestError only when the request as a whole has no answer (504, or a full queue).
-        `timeout_s` is what the client still waits, where it says so."""
-        timeout_s = min(self.request_timeout_s, timeout_s or self.request_timeout_s)
-        self._admit(len(given))
-        self.admitted += len(given)
+    async def classify(self, given: Sequence[Given], top_k: int, terms: Terms = DEFAULT) -> Reply:
+        """Raises RequestError only when the request as a whole has no answer (504, or 429). More products
+        than a batch holds are bulk, whatever `terms` say."""
+        timeout_s = self.request_timeout_s
+        if terms.timeout_s is not None:
+            timeout_s = min(timeout_s, terms.timeout_s)
+        is_bulk = terms.priority is Priority.BULK or len(given) > self.gate.batch
+        work = self._classify_bulk if is_bulk else self._classify_at_once
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._classify(given, top_k)
+                return await work(given, top_k, timeout_s)
         except TimeoutError as error:
             found, wanted = f"no answer after {timeout_s:.3g} s", "one in time"
             raise RequestError(504, "timeout", field="request", found=found, wanted=wanted) from error
-        finally:
-            self.admitted -= len(given)
+        except RequestError as error:
+            if error.status == OVERLOADED_STATUS:
+                self.telemetry.shed(error.reason, len(given))
+            raise
+
+    def refusal(self) -> RequestError | None:
+        """Why no interactive request can enter now, whatever it holds; None where one may."""
+        if (refusal := self.gate.refusal()) is not None:
+            self.telemetry.shed(refusal.reason)
+        return refusal
 
     def close(self) -> None:
         self._pool.close()
 
-    def _admit(self, products: int) -> None:
-        if self.admitted + products > self.max_queue:
-            self.telemetry.shed("queue_full", products)
-            raise overloaded(
-                "queue_full",
-                found=f"{products:,} products for a queue that holds {self.admitted:,}",
-                wanted=f"at most {self.max_queue:,} together",
-            )
+    async def _classify_at_once(self, given: Sequence[Given], top_k: int, timeout_s: float) -> Reply:
+        engine = self.champion()
+        with self.gate.interactive(len(given), timeout_s):
+            answers = await self._answer(given, top_k, engine)
+        return _reply(engine, answers)
 
-    async def _classify(self, given: Sequence[Given], top_k: int) -> Reply:
-        engine, ticket = self.champion(), Ticket()
+    async def _classify_bulk(self, given: Sequence[Given], top_k: int, timeout_s: float) -> Reply:
+        engine = self.champion()
+        at_once = asyncio.Semaphore(PORTIONS_AT_ONCE)
+
+        async def answer(portion: Sequence[Given]) -> list[Answer | Outcome]:
+            async with at_once, self.gate.bulk(len(portion)):
+                return await self._answer(portion, top_k, engine)
+
+        size = self.gate.batch
+        starts = range(0, len(given), size)
+        with self.gate.bulk_request(len(given)):
+            async with asyncio.TaskGroup() as tasks:
+                begun = [tasks.create_task(answer(given[start : start + size])) for start in starts]
+        return _reply(engine, [one for task in begun for one in task.result()])
+
+    async def _answer(self, given: Sequence[Given], top_k: int, engine: Engine) -> list[Answer | Outcome]:
+        """An Answer, or a fault, for each product of at most a batch."""
+        ticket = Ticket()
         with self.telemetry.stage("prepare"):
             prepared = await self._prepare(given, top_k, engine, ticket)
         try:
             answers = iter(await self._dispatch([job for job in prepared if isinstance(job, Job)]))
         finally:
             ticket.wanted = False
-        outcomes: list[Outcome] = []
-        prediction_ids: list[str] = []
-        for job in prepared:
-            answer = next(answers) if isinstance(job, Job) else job
-            outcomes.append(answer.outcome if isinstance(answer, Answer) else answer)
-            prediction_ids.append(answer.prediction_id if isinstance(answer, Answer) else "")
-        return Reply(model=engine.classifier.version, outcomes=outcomes, prediction_ids=prediction_ids)
+        return [next(answers) if isinstance(job, Job) else job for job in prepared]
 
     async def _prepare(
         self, given: Sequence[Given], top_k: int, engine: Engine, ticket: Ticket
@@ -163,7 +183,7 @@ class Desk:
             return error
         return Job(item=item, columns=measure_columns(item), engine=engine, ticket=ticket)
 
-    async def _dispatch(self, jobs: Sequence[Job]) -> list[Answer | RequestError]:
+    async def _dispatch(self, jobs: Sequence[Job]) -> Sequence[Answer | RequestError]:
         if not jobs:
             return []
         queued = time.perf_counter()
@@ -174,6 +194,14 @@ class Desk:
             else:
                 self.telemetry.waited(answer.started - queued)
         return answers
+
+
+def _reply(engine: Engine, answers: Sequence[Answer | Outcome]) -> Reply:
+    return Reply(
+        model=engine.classifier.version,
+        outcomes=[answer.outcome if isinstance(answer, Answer) else answer for answer in answers],
+        prediction_ids=[answer.prediction_id if isinstance(answer, Answer) else "" for answer in answers],
+    )
 
 
 def worst_fault(outcomes: Sequence[Outcome]) -> ProductError | RequestError | None:

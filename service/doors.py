@@ -18,6 +18,7 @@ from service.json_door import read_json
 from service.labels import LabelBook, read_labels
 from service.oip_door import OipDoor
 from service.openapi import CLASSIFY, LABELS, OPENAPI, UPLOAD, specification
+from service.terms import PRIORITY, Priority, read_terms
 from service.upload_door import read_upload
 from service.wire import result_object
 
@@ -33,7 +34,16 @@ METHODS: Mapping[str, Sequence[str]] = {
     "/metrics": ("GET", "HEAD"),
 }
 
+CLASSIFYING = (CLASSIFY, UPLOAD, oip_door.INFER)
+
 logger = logging.getLogger("aisle.service")
+
+
+def early_refusal(desk: Desk, path: str, headers: Mapping[str, str]) -> RequestError | None:
+    """Why a request is not even parsed; None where it may go on."""
+    if path not in CLASSIFYING or headers.get(PRIORITY, "").lower() == Priority.BULK:
+        return None
+    return desk.refusal()
 
 
 class Doors:
@@ -59,15 +69,17 @@ class Doors:
         desk = self.desk()
         body = await request.body()
         with desk.telemetry.stage("parse"):
+            terms = read_terms(request.headers)
             given, top_k = read_json(request.headers.get("content-type", ""), body)
-        return self._respond(given, await desk.classify(given, top_k))
+        return self._respond(given, await desk.classify(given, top_k, terms))
 
     async def upload(self, request: Request) -> Response:
         desk = self.desk()
         body = await request.body()
         with desk.telemetry.stage("parse"):
+            terms = read_terms(request.headers)
             given, top_k = await read_upload(request.headers, body)
-        return self._respond([given], await desk.classify([given], top_k))
+        return self._respond([given], await desk.classify([given], top_k, terms))
 
     async def label(self, request: Request) -> Response:
         given = read_labels(request.headers.get("content-type", ""), await request.body())

@@ -11,6 +11,8 @@ from starlette.responses import Response
 from aisle.errors import AisleError, ProductError
 
 RETRY_AFTER_S = 1  # a batch or a few: a client that comes back then meets another queue
+OVERLOADED_STATUS = 429
+OIP_PATH = "/v2"
 
 
 class RequestError(AisleError):
@@ -35,10 +37,12 @@ class RequestError(AisleError):
         self.headers = dict(headers or {})
 
 
-def overloaded(reason: str, *, found: str, wanted: str) -> RequestError:
-    """A product that was shed; the same request may be answered a little later."""
-    headers = {"Retry-After": str(RETRY_AFTER_S)}
-    return RequestError(503, reason, field="request", found=found, wanted=wanted, headers=headers)
+def overloaded(reason: str, *, found: str, wanted: str, retry_after_s: int = RETRY_AFTER_S) -> RequestError:
+    """Products that were shed; the same request may be answered a little later."""
+    headers = {"Retry-After": str(retry_after_s)}
+    return RequestError(
+        OVERLOADED_STATUS, reason, field="request", found=found, wanted=wanted, headers=headers
+    )
 
 
 def features_unavailable() -> RequestError:
@@ -65,6 +69,11 @@ def error_object(fault: RequestError | ProductError) -> dict[str, str]:
 
 def error_response(error: RequestError) -> Response:
     return json_response({"error": error_object(error)}, error.status, error.headers)
+
+
+def sentence_response(error: RequestError) -> Response:
+    """As the Open Inference Protocol has it: `error` is a sentence."""
+    return json_response({"error": str(error)}, error.status, error.headers)
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

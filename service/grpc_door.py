@@ -13,9 +13,10 @@ from aisle.product import Product
 from service.desk import Desk, Given, Reply, worst_fault
 from service.engine import Outcome
 from service.errors import RequestError
-from service.grpc_faults import abort
+from service.grpc_calls import abort, terms_of
 from service.protos import classifier_pb2 as pb
 from service.protos.classifier_pb2_grpc import ClassifierServicer
+from service.terms import Priority, Terms
 from service.wire import DEFAULT_TOP_K, MAX_PRODUCTS, MAX_TOP_K
 
 STREAM_WINDOW = 4  # requests of one stream that are under way at once: decoding beside the model
@@ -37,7 +38,7 @@ class GrpcDoor(ClassifierServicer):
         self, request: pb.ClassifyRequest, context: grpc.aio.ServicerContext
     ) -> pb.ClassifyResponse:
         try:
-            given, reply = await self._classify(request, context.time_remaining())
+            given, reply = await self._classify(request, terms_of(context))
         except RequestError as error:
             self.desk().telemetry.error(error.reason)
             await abort(context, error)
@@ -49,6 +50,10 @@ class GrpcDoor(ClassifierServicer):
     async def ClassifyStream(
         self, requests: AsyncIterator[pb.ClassifyRequest], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.ClassifyResponse]:
+        try:
+            priority = terms_of(context, Priority.BULK).priority
+        except RequestError as error:
+            await abort(context, error)
         begun: asyncio.Queue[asyncio.Task[pb.ClassifyResponse] | None] = asyncio.Queue()
         room = asyncio.Semaphore(STREAM_WINDOW)
         tasks: set[asyncio.Task[pb.ClassifyResponse]] = set()
@@ -56,7 +61,8 @@ class GrpcDoor(ClassifierServicer):
         async def begin() -> None:
             async for request in requests:
                 await room.acquire()
-                task = asyncio.create_task(self._answer(request, context.time_remaining()))
+                terms = Terms(priority=priority, timeout_s=context.time_remaining())
+                task = asyncio.create_task(self._answer(request, terms))
                 tasks.add(task)
                 begun.put_nowait(task)
             begun.put_nowait(None)
@@ -73,18 +79,18 @@ class GrpcDoor(ClassifierServicer):
             for task in tasks:
                 task.cancel()
 
-    async def _answer(self, request: pb.ClassifyRequest, left_s: float | None) -> pb.ClassifyResponse:
+    async def _answer(self, request: pb.ClassifyRequest, terms: Terms) -> pb.ClassifyResponse:
         try:
-            return response_of(*await self._classify(request, left_s))
+            return response_of(*await self._classify(request, terms))
         except RequestError as error:
             self.desk().telemetry.error(error.reason)
             return pb.ClassifyResponse(results=[pb.Result(error=fault_message(error))])
 
-    async def _classify(self, request: pb.ClassifyRequest, left_s: float | None) -> tuple[list[Given], Reply]:
+    async def _classify(self, request: pb.ClassifyRequest, terms: Terms) -> tuple[list[Given], Reply]:
         desk = self.desk()
         with desk.telemetry.stage("parse"):
             given, top_k = read_request(request)
-        reply = await desk.classify(given, top_k, timeout_s=left_s)
+        reply = await desk.classify(given, top_k, terms)
         desk.telemetry.faults(reply.outcomes)
         return given, reply
 

@@ -9,7 +9,7 @@ import grpc
 from service import oip
 from service.desk import Desk, Reply, worst_fault
 from service.errors import RequestError
-from service.grpc_faults import abort
+from service.grpc_calls import abort, terms_of
 from service.protos import inference_pb2 as pb
 from service.protos.inference_pb2_grpc import GRPCInferenceServiceServicer
 
@@ -57,7 +57,8 @@ class GrpcOip(GRPCInferenceServiceServicer):
                 given = oip.read_products(_tensors(request))
                 top_k = oip.read_top_k(_parameter(request))
                 outputs = oip.check_outputs([output.name for output in request.outputs])
-            reply = await desk.classify(given, top_k, timeout_s=context.time_remaining())
+                terms = terms_of(context)
+            reply = await desk.classify(given, top_k, terms)
         except RequestError as error:
             desk.telemetry.error(error.reason)
             await abort(context, error)

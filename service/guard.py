@@ -11,10 +11,11 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.balance import Balance
-from service.errors import RequestError, error_response, overloaded
+from service.errors import OIP_PATH, RequestError, error_response, overloaded, sentence_response
 
 _DIGITS = 18  # of a length that is read as a number
 _LINGER_S = 2.0  # how long a refused body is read on, so that its sender sees the answer and no reset
@@ -25,7 +26,9 @@ class EdgeGuard:
 
     `methods` maps each allowed path to its methods. A body is read here, whole: what is behind the
     guard never waits for a client. All bodies that are held at once, arriving or being answered, have
-    `max_held_bytes` together: more is answered 503. `on_refusal` is told the reason of each refusal.
+    `max_held_bytes` together: more is answered 429. `on_refusal` is told the reason of each refusal.
+    `admission` may refuse a request by its path and headers, once its body is here and before it is read:
+    refusing must stay cheap when there is most of it.
     `balance` knows of all requests, and ends the connections that another worker should have.
     """
 
@@ -39,6 +42,7 @@ class EdgeGuard:
         max_held_bytes: int,
         on_refusal: Callable[[str], None],
         balance: Balance,
+        admission: Callable[[str, Headers], RequestError | None],
     ) -> None:
         self.app = app
         self.methods = methods
@@ -48,6 +52,7 @@ class EdgeGuard:
         self.held_bytes = 0
         self.on_refusal = on_refusal
         self.balance = balance
+        self.admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -67,10 +72,16 @@ class EdgeGuard:
             except RequestError as error:
                 self._release(incoming)
                 self.on_refusal(error.reason)
-                await _refuse(error, incoming, send)
+                await _refuse(_response(error, scope), incoming, send)
                 return
-            if body is not None:
+            if body is None:
+                return
+            refusal = self.admission(scope["path"], Headers(scope=scope))
+            if refusal is None:
                 await self._answer(scope, body, receive, send)
+            else:
+                self.on_refusal(refusal.reason)
+                await _response(refusal, scope)(scope, receive, send)
         finally:
             self._release(incoming)
             self.balance.leave()
@@ -207,10 +218,15 @@ def _replay(body: bytes, gone: asyncio.Future[Message]) -> Receive:
     return replay
 
 
-async def _refuse(error: RequestError, incoming: _Incoming, send: Send) -> None:
+def _response(error: RequestError, scope: Scope) -> Response:
+    """An error as the path's protocol tells it."""
+    respond = sentence_response if scope["path"].startswith(OIP_PATH) else error_response
+    return respond(error)
+
+
+async def _refuse(response: Response, incoming: _Incoming, send: Send) -> None:
     """Answer, then read on for a moment: closing on unread bytes would reset the connection, and the
     client would see that instead of the answer."""
-    response = error_response(error)
     response.headers["Connection"] = "close"
     start = {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
     await send(start)

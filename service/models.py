@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aisle.classifier import Item
 
 FOLLOW_S = 1.0  # between looks at the ledger
+WARM_BATCH = 16
 REFUSED_AGAIN_S = 60.0  # a refused deployment is tried again: what it lacked may have come
 
 logger = logging.getLogger("aisle.service")
@@ -182,9 +183,9 @@ class Models:
                 retired.engine.close()
 
 
-def warm_engine(engine: Engine, item: Item, max_batch: int) -> None:
-    """Answer with one item and with a full batch, so that no request meets a cold model."""
-    for size in (1, max_batch):
+def warm_engine(engine: Engine, item: Item) -> None:
+    """Answer with one item and with several, so that no request meets a cold model."""
+    for size in (1, WARM_BATCH):
         batch = engine.answer([item] * size)
         if batch.embedded is None:
             raise AisleError(f"{engine.classifier.version}: cannot answer a warm-up batch of {size} products")

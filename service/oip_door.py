@@ -17,17 +17,19 @@ from starlette.routing import Route
 from aisle.errors import ProductError
 from service import oip
 from service.desk import PRODUCT_FAULT_STATUS, Desk, Given, Reply, worst_fault
-from service.errors import RequestError, json_response
+from service.errors import OIP_PATH, RequestError, json_response, sentence_response
 from service.json_door import describe, parse_json
+from service.terms import read_terms
 
-MODEL_PATH = f"/v2/models/{oip.MODEL}"
+MODEL_PATH = f"{OIP_PATH}/models/{oip.MODEL}"
+INFER = f"{MODEL_PATH}/infer"
 METHODS: Mapping[str, Sequence[str]] = {
-    "/v2": ("GET", "HEAD"),
-    "/v2/health/live": ("GET", "HEAD"),
-    "/v2/health/ready": ("GET", "HEAD"),
+    OIP_PATH: ("GET", "HEAD"),
+    f"{OIP_PATH}/health/live": ("GET", "HEAD"),
+    f"{OIP_PATH}/health/ready": ("GET", "HEAD"),
     MODEL_PATH: ("GET", "HEAD"),
     f"{MODEL_PATH}/ready": ("GET", "HEAD"),
-    f"{MODEL_PATH}/infer": ("POST",),
+    INFER: ("POST",),
 }
 JSON_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the binary tensors
 
@@ -76,12 +78,12 @@ class OipDoor:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/v2", self.server),
-            Route("/v2/health/live", self.well),
-            Route("/v2/health/ready", self.well),
+            Route(OIP_PATH, self.server),
+            Route(f"{OIP_PATH}/health/live", self.well),
+            Route(f"{OIP_PATH}/health/ready", self.well),
             Route(MODEL_PATH, self.model),
             Route(f"{MODEL_PATH}/ready", self.well),
-            Route(f"{MODEL_PATH}/infer", self.infer, methods=["POST"]),
+            Route(INFER, self.infer, methods=["POST"]),
         ]
 
     async def server(self, request: Request) -> Response:
@@ -108,8 +110,9 @@ class OipDoor:
         body = await request.body()
         try:
             with desk.telemetry.stage("parse"):
+                terms = read_terms(request.headers)
                 query = read_query(request.headers, body)
-            reply = await desk.classify(query.given, query.top_k)
+            reply = await desk.classify(query.given, query.top_k, terms)
         except RequestError as error:
             desk.telemetry.error(error.reason)
             return _refusal(error)
@@ -230,7 +233,6 @@ def _response(query: Query, reply: Reply) -> Response:
 
 
 def _refusal(fault: RequestError | ProductError) -> Response:
-    """As the protocol has it: `error` is a sentence."""
     if isinstance(fault, RequestError):
-        return json_response({"error": str(fault)}, fault.status, fault.headers)
+        return sentence_response(fault)
     return json_response({"error": str(fault)}, PRODUCT_FAULT_STATUS)

@@ -121,7 +121,8 @@ def _operation(summary: str, content: dict[str, Any], answer: dict[str, Any]) ->
         "413": "The body is too large",
         "415": "Another content type is wanted",
         "422": "The envelope is wrong, or every product is",
-        "503": "Overloaded; come back after Retry-After seconds",
+        "429": "Overloaded; come back after Retry-After seconds",
+        "503": "The feature store or the ledger cannot be reached; come back after Retry-After seconds",
         "504": "No answer in time",
     }
     refused = {"application/json": {"schema": _schema("RefusedOut"), "example": {"error": _FAULT}}}

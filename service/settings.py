@@ -75,22 +75,38 @@ class Settings:
         )
     )
     max_batch: int = field(
-        metadata=variable("AISLE_MAX_BATCH", "32", integer(2, 1024), "most products in one batch")
+        metadata=variable("AISLE_MAX_BATCH", "256", integer(1, 1024), "most products in one batch")
+    )
+    batch_latency_s: float = field(
+        metadata=variable(
+            "AISLE_BATCH_LATENCY_S",
+            "0.5",
+            seconds(0.001, 60),
+            "a batch holds no more than can be answered in this time, as measured at start",
+        )
     )
     max_latency_s: float = field(
         metadata=variable(
             "AISLE_MAX_LATENCY_S",
             "10",
             seconds(0.05, 300),
-            "what would take longer to answer is shed with a 503",
+            "what has waited this long for a batch is shed with a 429",
         )
     )
     max_queue: int = field(
         metadata=variable(
             "AISLE_MAX_QUEUE",
-            "2048",
+            "0",
+            integer(0, 1_000_000),
+            "most products under way in one worker, more are shed with a 429; 0: four batches",
+        )
+    )
+    max_bulk: int = field(
+        metadata=variable(
+            "AISLE_MAX_BULK",
+            "4096",
             integer(1, 1_000_000),
-            "most products that wait in one worker; more are shed",
+            "most products of bulk requests in one worker, waiting or under way",
         )
     )
     max_body_bytes: int = field(

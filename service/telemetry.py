@@ -26,6 +26,7 @@ STAGES = ("parse", "prepare", "wait", "features", "embed", "decide")
 # Reasons that are the service's fault, or its feature store's.
 FAULTS = (
     "bodies_full",
+    "bulk_full",
     "features_read_failed",
     "features_read_skipped",
     "features_unavailable",
@@ -36,8 +37,11 @@ FAULTS = (
     "ledger_unavailable",
     "model_failed",
     "queue_full",
+    "queue_slow",
     "timeout",
 )
+
+SHED = ("bulk_full", "latency", "queue_full", "queue_slow")
 
 
 class Telemetry:
@@ -110,7 +114,7 @@ class Telemetry:
             self._records.labels(outcome)
         for outcome in ("done", "refused"):
             self._swaps.labels(outcome)
-        for reason in ("queue_full", "latency"):
+        for reason in SHED:
             self._shed.labels(reason)
         for reason in FAULTS:
             self._errors.labels(reason)

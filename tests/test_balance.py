@@ -131,5 +131,6 @@ def test_an_answer_says_that_its_connection_ends(tmp_path: Path) -> None:
         max_held_bytes=10,
         on_refusal=lambda _: None,
         balance=market.workers[0].balance,
+        admission=lambda path, headers: None,
     )
     assert TestClient(guard).get("/").headers["connection"] == "close"

@@ -104,19 +104,65 @@ def test_shed_products_are_told_apart_and_counted(service: TinyService) -> None:
     assert some.status_code == 200
     assert some.json()["results"][0]["error"]["reason"] == "latency"
     every = service.classify([{"title": "late"}])
-    assert (every.status_code, every.headers["retry-after"]) == (503, "1")
+    assert (every.status_code, every.headers["retry-after"]) == (429, "1")
     RefusedOut.model_validate(every.json())
     assert service.sample("aisle_shed_products_total", reason="latency") == 2
 
 
 def test_a_full_queue_sheds_at_the_door(service: TinyService) -> None:
-    service = TinyService(service.classifier, max_queue=2)
-    answer = service.classify([{"title": "a"}] * 3)
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert answer.json()["error"]["wanted"] == "at most 2 together"
-    assert service.sample("aisle_shed_products_total", reason="queue_full") == 3
-    assert service.classify([{"title": "a"}] * 2).status_code == 200
-    assert service.desk.admitted == 0
+    with service.gate.interactive(511, timeout_s=9):
+        answer = service.classify([{"title": "a"}] * 3)
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        assert answer.json()["error"]["message"] == (
+            "request: found 3 more for a queue that holds 511, wanted at most 512 together, or a retry"
+        )
+        assert service.sample("aisle_shed_products_total", reason="queue_full") == 3
+        assert service.classify([{"title": "a"}]).status_code == 200
+    with service.gate.interactive(512, timeout_s=9):
+        unread = service.client.post("/v1/classify", content=b"not JSON")
+        assert (unread.status_code, unread.json()["error"]["reason"]) == (429, "queue_full")
+        infer = service.client.post("/v2/models/aisle-classifier/infer", content=b"not JSON")
+        assert infer.status_code == 429
+        assert infer.json()["error"].startswith("request: found 1 more")
+        assert service.client.get("/openapi.json").status_code == 200
+    assert service.gate.under_way == 0
+
+
+def test_bulk_requests_have_a_bound_of_their_own(service: TinyService) -> None:
+    service = TinyService(service.classifier, max_queue=2, max_bulk=4)
+    bulk = {"headers": {"aisle-priority": "bulk"}}
+    assert len(service.classify([{"title": "a"}] * 9).json()["results"]) == 9  # alone, however many
+    with service.gate.bulk_request(3):
+        assert service.classify([{"title": "a"}], **bulk).status_code == 200
+        answer = service.classify([{"title": "a"}] * 2, **bulk)
+        assert (answer.status_code, answer.json()["error"]["reason"]) == (429, "bulk_full")
+    assert (service.gate.under_way, service.gate.bulk_products) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("aisle-priority", "urgent"),
+        ("aisle-timeout-ms", "0"),
+        ("aisle-timeout-ms", "-1"),
+        ("aisle-timeout-ms", "1.5"),
+        ("aisle-timeout-ms", "1" * 10),
+    ],
+)
+def test_wrong_terms_are_named(service: TinyService, name: str, value: str) -> None:
+    answer = service.classify([{"title": "a"}], headers={name: value})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["field"].lower() == name
+
+
+def test_a_client_says_how_long_it_waits(service: TinyService) -> None:
+    service.dispatch.delay_s = 5
+    answer = service.classify([{"title": "a"}], headers={"Aisle-Timeout-Ms": "50"})
+    assert answer.status_code == 504
+    assert answer.json()["error"]["found"] == "no answer after 0.05 s"
+    service.gate.measured(products=10, seconds=2)
+    refused = service.classify([{"title": "a"}], headers={"Aisle-Timeout-Ms": "50"})
+    assert (refused.status_code, refused.json()["error"]["reason"]) == (429, "queue_slow")
 
 
 def test_no_answer_in_time_is_a_504(service: TinyService) -> None:
@@ -125,7 +171,7 @@ def test_no_answer_in_time_is_a_504(service: TinyService) -> None:
     answer = service.classify([{"title": "a"}])
     assert answer.status_code == 504
     assert answer.json()["error"]["message"] == "request: found no answer after 0.05 s, wanted one in time"
-    assert service.desk.admitted == 0
+    assert service.gate.under_way == 0
 
 
 def test_a_defect_of_ours_is_a_500_in_the_same_shape(

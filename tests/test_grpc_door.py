@@ -20,7 +20,7 @@ from pictures import jpeg
 
 from aisle.errors import ProductError
 from service.errors import RequestError, features_unavailable, overloaded
-from service.grpc_faults import full_status, status_code
+from service.grpc_calls import full_status, status_code
 from service.protos import classifier_pb2 as pb
 from service.protos.classifier_pb2_grpc import ClassifierStub
 

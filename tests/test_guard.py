@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
 from service.balance import Balance
+from service.errors import RequestError, overloaded
 from service.guard import EdgeGuard
 
 LIMIT_BYTES = 1_000
@@ -25,6 +26,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 class Edge:
     def __init__(self, folder: Path, body_timeout_s: float = 5) -> None:
         self.refusals: list[str] = []
+        self.refusal: RequestError | None = None
         self.guard = EdgeGuard(
             echo,
             methods={"/echo": ("POST",), "/livez": ("GET", "HEAD")},
@@ -33,6 +35,7 @@ class Edge:
             max_held_bytes=2 * LIMIT_BYTES,
             on_refusal=self.refusals.append,
             balance=Balance(folder / "load", 1),
+            admission=lambda path, headers: self.refusal,
         )
         self.client = TestClient(self.guard)
 
@@ -132,11 +135,19 @@ def test_a_websocket_is_closed(edge: Edge) -> None:
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
+def test_what_is_not_admitted_is_refused_once_its_body_is_here(edge: Edge) -> None:
+    edge.refusal = overloaded("queue_full", found="a", wanted="b", retry_after_s=3)
+    answer = edge.client.post("/echo", content=b"x")
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
+    assert "connection" not in answer.headers  # it may ask again
+    assert edge.refusals == ["queue_full"]
+
+
 def test_bodies_have_one_budget_together_and_give_it_back(tmp_path: Path) -> None:
     edge = Edge(tmp_path)
     edge.guard.held_bytes = 2 * LIMIT_BYTES - 10  # as other requests would hold
     refused = edge.client.post("/echo", content=b"x" * 11)
-    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
     assert refused.json()["error"]["reason"] == "bodies_full"
     assert refused.json()["error"]["found"] == "1,990 bytes of bodies held already"
     assert edge.client.post("/echo", content=b"x" * 10).status_code == 200

@@ -45,7 +45,7 @@ class Shelf:
             wanted=wanted,
             newest=lambda: newest,
             load=self.load,
-            warm=lambda engine: warm_engine(engine, Item(text="warm"), 4),
+            warm=lambda engine: warm_engine(engine, Item(text="warm")),
             on_swap=lambda outcome, engine: self.swaps.append((outcome, engine.classifier.version)),
             keep_s=0.2,
         )
@@ -193,4 +193,4 @@ def test_a_model_that_cannot_answer_is_not_warm(classifier: Classifier) -> None:
 
     broken = Broken(classifier.bundle, classifier.text_encoder, classifier.image_encoder, version="x")
     with pytest.raises(AisleError, match="x: cannot answer a warm-up batch of 1 products"):
-        warm_engine(Engine(broken, Pantry(), write_back=False), Item(text="warm"), 4)
+        warm_engine(Engine(broken, Pantry(), write_back=False), Item(text="warm"))

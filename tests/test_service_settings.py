@@ -11,7 +11,7 @@ from service.settings import Settings, describe
 def test_defaults_are_what_the_table_says() -> None:
     defaults = {name: default for name, default, _ in describe()}
     assert Settings.from_environment(defaults) == Settings.from_environment({})
-    assert Settings.from_environment({}).max_batch == 32
+    assert Settings.from_environment({}).max_batch == 256
 
 
 def test_a_variable_is_read() -> None:
@@ -25,8 +25,8 @@ def test_a_variable_is_read() -> None:
     [
         (
             "AISLE_MAX_BATCH",
-            "1",
-            "AISLE_MAX_BATCH: found '1', wanted a whole number from 2 to 1,024",
+            "0",
+            "AISLE_MAX_BATCH: found '0', wanted a whole number from 1 to 1,024",
         ),
         (
             "AISLE_WORKERS",

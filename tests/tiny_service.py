@@ -22,9 +22,10 @@ from aisle.image import ImageEncoder
 from aisle.ledger import Ledger
 from aisle.taxonomy import Taxonomy
 from aisle.text import TextEncoder
+from service.admission import Gate
 from service.balance import Balance
 from service.desk import Answer, Desk, Job
-from service.doors import METHODS, Doors
+from service.doors import METHODS, Doors, early_refusal
 from service.engine import Engine
 from service.errors import RequestError
 from service.guard import EdgeGuard
@@ -97,6 +98,7 @@ class TinyService:
         classifier: Classifier,
         *,
         max_queue: int = 512,
+        max_bulk: int = 1024,
         request_timeout_s: float = 30,
         ledger_url: str = "sqlite://",
     ) -> None:
@@ -108,12 +110,13 @@ class TinyService:
         self.dispatch = OneBatch(telemetry)
         self.ledger = Ledger.open(ledger_url)
         labels = LabelBook(self.ledger, lambda: classifier.taxonomy)
+        self.gate = Gate(max_queue=max_queue, max_bulk=max_bulk, batch=min(32, max_queue))
         self.desk = Desk(
             champion=lambda: self.engine,
             dispatch=self.dispatch,
             telemetry=telemetry,
             decode_threads=2,
-            max_queue=max_queue,
+            gate=self.gate,
             request_timeout_s=request_timeout_s,
         )
         guard = EdgeGuard(
@@ -124,12 +127,14 @@ class TinyService:
             max_held_bytes=16 * MAX_BODY_BYTES,
             on_refusal=telemetry.error,
             balance=Balance(Path(tempfile.mkdtemp()) / "load", 1),
+            admission=lambda path, headers: early_refusal(self.desk, path, headers),
         )
         self.client = TestClient(guard, raise_server_exceptions=False)
 
-    def classify(self, products: Any, **envelope: Any) -> Any:
+    def classify(self, products: Any, headers: dict[str, str] | None = None, **envelope: Any) -> Any:
         body = json.dumps({"products": products, **envelope})  # in ASCII, so that it may hold anything
-        return self.client.post("/v1/classify", content=body, headers={"content-type": "application/json"})
+        headers = {"content-type": "application/json", **(headers or {})}
+        return self.client.post("/v1/classify", content=body, headers=headers)
 
     def sample(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, labels)

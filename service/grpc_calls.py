@@ -1,4 +1,5 @@
-"""Faults as gRPC tells them: a status, the same message as HTTP's, and details for programs."""
+"""What all calls over gRPC have in common: their terms, and faults as a status with HTTP's message and
+details for programs."""
 
 from __future__ import annotations
 
@@ -12,22 +13,28 @@ from google.rpc.status_pb2 import Status
 from grpc_status.rpc_status import to_status
 
 from aisle.errors import ProductError
-from service.errors import RETRY_AFTER_S, RequestError
+from service.errors import OVERLOADED_STATUS, RequestError
+from service.terms import PRIORITY, Priority, Terms, read_priority
 
 _CODES = {
     404: grpc.StatusCode.NOT_FOUND,
+    OVERLOADED_STATUS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-_SHED = ("queue_full", "latency", "bodies_full")  # reasons that another moment, or fewer products, would mend
+
+
+def terms_of(context: grpc.aio.ServicerContext, default: Priority = Priority.INTERACTIVE) -> Terms:
+    """The call's deadline, and the priority in its metadata. Raises RequestError (INVALID_ARGUMENT)."""
+    metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+    priority = read_priority(metadata.get(PRIORITY.lower()), default)
+    return Terms(priority=priority, timeout_s=context.time_remaining())
 
 
 def status_code(fault: RequestError | ProductError) -> grpc.StatusCode:
     if isinstance(fault, ProductError):
         return grpc.StatusCode.INVALID_ARGUMENT
-    if fault.reason in _SHED:
-        return grpc.StatusCode.RESOURCE_EXHAUSTED
     return _CODES.get(fault.status, grpc.StatusCode.INVALID_ARGUMENT)
 
 
@@ -38,8 +45,8 @@ def full_status(fault: RequestError | ProductError, answer: Message | None = Non
     status = Status(code=code.value[0], message=str(fault))
     facts = {"field": fault.field, "found": fault.found, "wanted": fault.wanted}
     details: list[Message] = [ErrorInfo(reason=fault.reason, domain="aisle", metadata=facts)]
-    if code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE):
-        details.append(RetryInfo(retry_delay=Duration(seconds=RETRY_AFTER_S)))
+    if isinstance(fault, RequestError) and "Retry-After" in fault.headers:
+        details.append(RetryInfo(retry_delay=Duration(seconds=int(fault.headers["Retry-After"]))))
     if answer is not None:
         details.append(answer)
     for detail in details:

@@ -1,0 +1,140 @@
+"""Admission: how many products may be under way in a worker, and whose turn it is.
+
+Interactive requests enter at once or are refused at once. Bulk requests wait, a batch's worth of products at
+a time, and take the room that interactive ones leave; so that they are never starved, one bulk product may
+enter for every BULK_SHARE interactive ones that went before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from service.errors import RequestError, overloaded
+
+BULK_SHARE = 8
+_BULK_BATCHES = 2  # that may be under way where there is room: one is computed, one is prepared
+_MEMORY = 0.9  # of the pace, a batch
+
+
+@dataclass(eq=False)
+class _Waiter:
+    products: int
+    entered: asyncio.Future[None]
+
+
+class Gate:
+    """`max_queue` bounds the products under way, between here and their answers; `max_bulk` those of bulk
+    requests, under way or waiting. `batch` is the most products in one batch. Used on one event loop;
+    `measured` from any thread."""
+
+    def __init__(self, *, max_queue: int, max_bulk: int, batch: int) -> None:
+        self.max_queue = max_queue
+        self.max_bulk = max_bulk
+        self.batch = batch
+        self.under_way = 0
+        self.bulk_products = 0
+        self._waiters: deque[_Waiter] = deque()
+        self._overtaking = 0  # interactive products that entered while bulk ones waited
+        self._busy_s = self._done = 0.0  # recent seconds of work, and products
+
+    @property
+    def pace_s(self) -> float:
+        """Seconds a product takes, of late; 0 as long as none is known."""
+        return self._busy_s / self._done if self._done else 0.0
+
+    def measured(self, products: int, seconds: float) -> None:
+        """A batch was computed."""
+        self._busy_s = self._busy_s * _MEMORY + seconds
+        self._done = self._done * _MEMORY + products
+
+    def refusal(self, products: int = 1, timeout_s: float = math.inf) -> RequestError | None:
+        """Why so many interactive products cannot enter now; None where they can."""
+        if self.under_way + products > self.max_queue - self._kept_for_bulk():
+            return self._overloaded(
+                "queue_full",
+                found=f"{products:,} more for a queue that holds {self.under_way:,}",
+                wanted=f"at most {self.max_queue:,} together, or a retry",
+            )
+        wait_s = (self.under_way + products) * self.pace_s
+        if wait_s > timeout_s:
+            found = f"an answer in about {wait_s:.2g} s"
+            return self._overloaded("queue_slow", found=found, wanted=f"one within {timeout_s:.3g} s")
+        return None
+
+    @contextlib.contextmanager
+    def interactive(self, products: int, timeout_s: float) -> Iterator[None]:
+        """Room for so many products. Raises RequestError (429)."""
+        if (refusal := self.refusal(products, timeout_s)) is not None:
+            raise refusal
+        if self._waiters:
+            self._overtaking += products
+        self.under_way += products
+        try:
+            yield
+        finally:
+            self._leave(products)
+
+    @contextlib.contextmanager
+    def bulk_request(self, products: int) -> Iterator[None]:
+        """A place for a bulk request, however many batches it is of. Raises RequestError (429)."""
+        if self.bulk_products and self.bulk_products + products > self.max_bulk:
+            raise self._overloaded(
+                "bulk_full",
+                found=f"{products:,} more bulk products beside {self.bulk_products:,}",
+                wanted=f"at most {self.max_bulk:,} together, or a retry",
+            )
+        self.bulk_products += products
+        try:
+            yield
+        finally:
+            self.bulk_products -= products
+
+    @contextlib.asynccontextmanager
+    async def bulk(self, products: int) -> AsyncIterator[None]:
+        """Room for at most a batch of a bulk request's products, when it is their turn."""
+        waiter = _Waiter(products, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
+        self._let_in()
+        try:
+            await waiter.entered
+            yield
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+                self._let_in()  # it may have been in another's way
+            else:
+                self._leave(products)
+
+    def _leave(self, products: int) -> None:
+        self.under_way -= products
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiters and self._may_enter(self._waiters[0]):
+            waiter = self._waiters.popleft()
+            if self.under_way + waiter.products > _BULK_BATCHES * self.batch:
+                self._overtaking -= BULK_SHARE * waiter.products
+            self.under_way += waiter.products
+            waiter.entered.set_result(None)
+        if not self._waiters:
+            self._overtaking = 0
+
+    def _may_enter(self, waiter: _Waiter) -> bool:
+        if waiter.entered.cancelled():
+            return False
+        together = self.under_way + waiter.products
+        return together <= (self.max_queue if self._kept_for_bulk() else _BULK_BATCHES * self.batch)
+
+    def _kept_for_bulk(self) -> int:
+        """Products of the bulk request whose turn it is though interactive ones take all the room."""
+        products = self._waiters[0].products if self._waiters else 0
+        return products if self._overtaking >= BULK_SHARE * products else 0
+
+    def _overloaded(self, reason: str, *, found: str, wanted: str) -> RequestError:
+        retry_after_s = math.ceil(self.under_way * self.pace_s)
+        return overloaded(reason, found=found, wanted=wanted, retry_after_s=max(1, retry_after_s))

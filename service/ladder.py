@@ -1,0 +1,83 @@
+"""How large a batch may be: measured at start, kept beside the shop's other files.
+
+Rungs of 1, 2, 4 ... products that need everything (text and picture, nothing stored) are answered and timed;
+the largest one that meets the target is the most that a batch holds, so that nobody waits much longer than
+that for the batch before theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from service.engine import Engine
+
+if TYPE_CHECKING:
+    from aisle.classifier import Item
+
+_TRIES = 2  # the better one counts: the first meets a size for the first time
+_HOPELESS = 1.2  # times the target: the next rung would take at least as much longer, on any device
+
+logger = logging.getLogger("aisle.service")
+
+
+def largest_batch(engine: Engine, item: Item, *, most: int, target_s: float, cache: Path) -> int:
+    """The largest rung of at most `most` products that is answered within `target_s` seconds; 1 where none
+    is. `item` takes every path of the model. Measured rungs are kept in `cache`, a folder."""
+    file = cache / f"batch-seconds-{_key(engine)}.json"
+    seconds = _read(file)
+    size, best, measured = 1, 1, False
+    while size <= most:
+        if size not in seconds:
+            seconds[size] = min(sum(engine.answer([item] * size).seconds.values()) for _ in range(_TRIES))
+            measured = True
+        if seconds[size] > target_s:
+            break
+        best = size
+        if _HOPELESS * seconds[size] > target_s:
+            break
+        size = min(2 * size, most) if size < most else most + 1
+    if measured:
+        _write(file, seconds)
+    logger.info("batches of at most %d products: they take %.3f s", best, seconds[best])
+    return best
+
+
+def _key(engine: Engine) -> str:
+    """What the seconds depend on: encoders, device, threads, machine and torch."""
+    import torch
+
+    bundle = engine.classifier.bundle
+    facts = (
+        bundle.text_encoder.revision,
+        bundle.image_encoder.revision,
+        engine.classifier.device,
+        torch.get_num_threads(),
+        platform.machine(),
+        os.cpu_count(),
+        torch.__version__,
+    )
+    return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:16]
+
+
+def _read(file: Path) -> dict[int, float]:
+    try:
+        return {int(size): float(seconds) for size, seconds in json.loads(file.read_text()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}  # not measured yet, or damaged: it is measured again
+
+
+def _write(file: Path, seconds: dict[int, float]) -> None:
+    """Whole or not at all: workers start together."""
+    beside = file.with_suffix(f".{os.getpid()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps({size: round(value, 6) for size, value in seconds.items()}))
+        beside.replace(file)
+    except OSError as error:
+        logger.warning("batch sizes are measured again at the next start: %s", error)
