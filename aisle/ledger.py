@@ -380,21 +380,18 @@ class Ledger:
 
 
 _COLUMN_NAMES = tuple(item.name for item in fields(Columns))
+_NOT_PLAIN = ("columns", "number", "text_embedding", "image_embedding")
+_PLAIN_NAMES = tuple(item.name for item in fields(PredictionRecord) if item.name not in _NOT_PLAIN)
 _LABEL_PREFIX = "label_"
 
 
 def _prediction_row(record: PredictionRecord) -> dict[str, Any]:
-    plain = {
-        item.name: getattr(record, item.name)
-        for item in fields(record)
-        if item.name not in ("columns", "number", "text_embedding", "image_embedding")
-    }
-    return {
-        **plain,
-        **asdict(record.columns),
-        "text_embedding": _packed(record.text_embedding),
-        "image_embedding": _packed(record.image_embedding),
-    }
+    row = {name: getattr(record, name) for name in _PLAIN_NAMES}
+    for name in _COLUMN_NAMES:
+        row[name] = getattr(record.columns, name)
+    row["text_embedding"] = _packed(record.text_embedding)
+    row["image_embedding"] = _packed(record.image_embedding)
+    return row
 
 
 def _prediction(row: Mapping[str, Any]) -> PredictionRecord:
@@ -408,7 +405,7 @@ def _prediction(row: Mapping[str, Any]) -> PredictionRecord:
 
 
 def _packed(vector: np.ndarray | None) -> bytes | None:
-    return None if vector is None else vector.astype("<f2").tobytes()
+    return None if vector is None else vector.astype("<f2", copy=False).tobytes()
 
 
 def _unpacked(data: bytes | None) -> np.ndarray | None:

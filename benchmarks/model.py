@@ -48,7 +48,7 @@ def make_model(shop: Shop, products: Sequence[Product]) -> str:
     )
     encoders = load_encoders(shop, text_tag, image_tag)
     tag = _register(shop, encoders, products)
-    _publish_texts(shop, encoders, products)
+    _publish(shop, encoders, products)
     return tag
 
 
@@ -103,11 +103,9 @@ def _noisy(vectors_ND: np.ndarray, generator: np.random.Generator) -> np.ndarray
     return (rows_ND + noise_ND).astype(np.float32)
 
 
-def _publish_texts(shop: Shop, encoders: Encoders, products: Sequence[Product]) -> None:
-    """Encode and publish the products without their photos, which every request then must compute.
-
-    One more product, which nobody asks for, has a photo: a service wants both of its views to be there.
-    """
+def _publish(shop: Shop, encoders: Encoders, products: Sequence[Product]) -> None:
+    """Encode and publish the products without their photos, which every request then must compute; and again
+    with them under other ids (`stored_id`), to be asked for by id alone."""
     environment = shop.environment
     catalog = _write_catalog(environment.scratch / "catalog", products)
     encode_texts(catalog, encoders.text, environment.features)
@@ -120,12 +118,19 @@ def _publish_texts(shop: Shop, encoders: Encoders, products: Sequence[Product]) 
         publish_view(feature_store, spec, environment.features)
 
 
+def stored_id(product: Product) -> str:
+    """The id under which both vectors of the product are stored."""
+    return f"stored-{product.product_id}"
+
+
 def _write_catalog(folder: Path, products: Sequence[Product]) -> Catalog:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "spare.jpg").write_bytes(products[0].image or b"")
     with (folder / "products.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["product_id", "title", "description", "image", "category"])
-        rows.writerows([p.product_id, p.title, p.description, "", ""] for p in products)
-        rows.writerow(["spare", "A spare product", "", "spare.jpg", ""])
+        for product in products:
+            rows.writerow([product.product_id, product.title, product.description, "", ""])
+            name = f"{product.product_id}.jpg"
+            (folder / name).write_bytes(product.image or b"")
+            rows.writerow([stored_id(product), product.title, product.description, name, ""])
     return read_catalog(folder)

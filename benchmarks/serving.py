@@ -38,7 +38,7 @@ from aisle.product import Product
 from benchmarks.products import make_products
 from benchmarks.servers import HOST, Server, Setting, aisle_service, running, work_alone
 
-PRODUCTS = 96
+PRODUCTS = 128
 CHECKED = 16  # products whose answers are compared before each measurement
 TOLERANCE = 1e-3  # of the confidence: batches of different sizes round differently
 WARM_S = 1.0

@@ -191,8 +191,10 @@ class Desk:
         for answer in answers:
             if isinstance(answer, RequestError):
                 self.telemetry.shed(answer.reason)
-            else:
-                self.telemetry.waited(answer.started - queued)
+        # Products of one request may be in two batches; the first says how long they waited.
+        first = next((answer for answer in answers if isinstance(answer, Answer)), None)
+        if first is not None:
+            self.telemetry.waited(first.started - queued)
         return answers
 
 

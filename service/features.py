@@ -225,7 +225,7 @@ class FeatureReader:
         # A missing product comes back PRESENT with an empty value: its status says nothing.
         if vector.WhichOneof("val") != "float_list_val" or digest.WhichOneof("val") != "string_val":
             return None, None
-        vector_D = np.array(vector.float_list_val.val, dtype=np.float32)
+        vector_D = _floats(vector.float_list_val)
         if len(vector_D) != view.dim or not np.isfinite(vector_D).all():
             self._count("vectors_damaged", 1)
             return None, None
@@ -235,6 +235,14 @@ class FeatureReader:
         self.counts[name] += by
         if self._on_error is not None and name in FAILURES:
             self._on_error(FAILURES[name])
+
+
+def _floats(floats: Any) -> np.ndarray:
+    """Float32 values of Feast's FloatList, out of its wire format: one field of packed little-endian floats
+    behind its tag and length. Walking it value by value took a third of a read."""
+    wire = floats.SerializeToString()
+    size = 4 * len(floats.val)
+    return np.frombuffer(wire, dtype="<f4", offset=len(wire) - size)
 
 
 # Product id, vector, source hash.

@@ -79,15 +79,16 @@ class Recorder:
     ) -> list[PredictionRecord]:
         at_s = time.time()
         bundle = batch.classifier.bundle
+        kept = [self.sample(prediction_id) for prediction_id in prediction_ids]
+        text_BD = image_BE = None
+        if batch.embedded is not None and any(kept):
+            text_BD, image_BE = _halved(batch.embedded.text_BD), _halved(batch.embedded.image_BE)
         records = []
         for row, (job, outcome) in enumerate(zip(jobs, batch.outcomes, strict=True)):
             if not isinstance(outcome, Prediction):
                 continue
-            sampled = batch.embedded is not None and self.sample(prediction_ids[row])
-            text = image = None
-            if sampled and batch.embedded is not None:
-                text = _kept(batch.embedded.text_BD[row], outcome.text_source)
-                image = _kept(batch.embedded.image_BE[row], outcome.image_source)
+            has_text = kept[row] and outcome.text_source is not Source.ABSENT
+            has_image = kept[row] and outcome.image_source is not Source.ABSENT
             records.append(
                 PredictionRecord(
                     prediction_id=prediction_ids[row],
@@ -102,8 +103,8 @@ class Recorder:
                     text_encoder=bundle.text_encoder.revision,
                     image_encoder=bundle.image_encoder.revision,
                     columns=job.columns,
-                    text_embedding=text,
-                    image_embedding=image,
+                    text_embedding=text_BD[row] if text_BD is not None and has_text else None,
+                    image_embedding=image_BE[row] if image_BE is not None and has_image else None,
                 )
             )
         return records
@@ -151,5 +152,9 @@ def sampled(share: float) -> Callable[[str], bool]:
     return lambda prediction_id: int(prediction_id[:4], 16) < limit
 
 
-def _kept(vector: np.ndarray, source: Source) -> np.ndarray | None:
-    return None if source is Source.ABSENT else vector.astype(np.float16)
+def _halved(vectors_BD: np.ndarray) -> np.ndarray:
+    """Float16 of float32 vectors, by torch: numpy's own conversion took a quarter of a bulk batch's time."""
+    import torch
+
+    halved: np.ndarray = torch.from_numpy(vectors_BD).half().numpy()
+    return halved

@@ -7,6 +7,7 @@ by the code, and no label is made from a request.
 
 from __future__ import annotations
 
+import collections
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,7 +52,8 @@ class Telemetry:
         sizes = [size for size in PRODUCTS if size < max_batch] + [max_batch]
         self._stage = Histogram(
             "aisle_stage_seconds",
-            "Time in a stage: parse and prepare once a request, wait once a product, the others once a batch",
+            "Time in a stage: parse and prepare once a request, wait once a request or portion, "
+            "the others once a batch",
             ["stage"],
             buckets=SECONDS,
             registry=registry,
@@ -153,12 +155,17 @@ class Telemetry:
         self._batch.observe(len(outcomes))
         for stage, seconds in seconds_of_stage.items():
             self._stage.labels(stage).observe(seconds)
-        for outcome in outcomes:
-            if isinstance(outcome, Prediction):
-                self._predictions.labels(outcome.category.code, str(outcome.accepted).lower()).inc()
-                self._confidence.observe(outcome.confidence)
-                self._vectors.labels("text", outcome.text_source.value).inc()
-                self._vectors.labels("image", outcome.image_source.value).inc()
+        predictions = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
+        for prediction in predictions:
+            self._confidence.observe(prediction.confidence)
+        # Counted first: each increment takes a lock and writes to a file in memory.
+        filed = collections.Counter((one.category.code, one.accepted) for one in predictions)
+        for (code, accepted), count in filed.items():
+            self._predictions.labels(code, str(accepted).lower()).inc(count)
+        sources = collections.Counter(("text", one.text_source.value) for one in predictions)
+        sources.update(("image", one.image_source.value) for one in predictions)
+        for (modality, source), count in sources.items():
+            self._vectors.labels(modality, source).inc(count)
 
     def recorded(self, outcome: str, records: int) -> None:
         self._records.labels(outcome).inc(records)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import csv
+import io
+import json
 import os
 import signal
 import time
@@ -16,6 +18,7 @@ import httpx
 import pytest
 from live_server import LiveServer
 from pictures import jpeg
+from PIL import Image
 from redis_processes import process_ids
 
 from aisle.bundle import Bundle
@@ -225,17 +228,23 @@ def test_a_dead_redis_costs_milliseconds_and_no_answer(tiny_home: Path, server: 
 
 
 def test_a_stopped_server_answers_what_it_has_taken(tiny_home: Path, server: LiveServer) -> None:
-    # The last test of `server`: it stops it.
-    products = [{"title": "wooden train " * 20, "image": IMAGE}] * 256
+    # The last test of `server`: it stops it. Large pictures keep the requests in flight.
+    file = io.BytesIO()
+    Image.new("RGB", (2000, 2000), "red").save(file, "PNG")  # 12 MB in 12 kB: sent soon, read long
+    picture = base64.b64encode(file.getvalue()).decode()
+    body = json.dumps({"products": [{"title": "wooden train", "image": picture}] * 24})
 
     def ask(_: int) -> httpx.Response:
-        return server.classify(products)
+        return server.client.post("/v1/classify", content=body, headers={"Content-Type": "application/json"})
+
+    def in_flight() -> float:
+        name = 'bentoml_service_request_in_progress{endpoint="/v1/classify"'
+        return sum(value for metric, value in server.metrics().items() if metric.startswith(name))
 
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(ask, i) for i in range(4)]
-        in_flight = 'bentoml_service_request_in_progress{endpoint="/v1/classify"'
         deadline = time.monotonic() + 10
-        while sum(v for name, v in server.metrics().items() if name.startswith(in_flight)) < 4:
+        while in_flight() < 4:
             assert time.monotonic() < deadline, "the four requests were never in flight together"
         start = time.monotonic()
         status = server.stop()
