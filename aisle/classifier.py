@@ -16,6 +16,7 @@ from aisle.calibration import PATTERNS, pattern_index
 from aisle.errors import BundleError, ProductError
 from aisle.fusion import fusion_logits
 from aisle.image import ImageEncoder, ImageSettings, decode_with_size, image_hash
+from aisle.packed_linear import pack_linears
 from aisle.prediction import Candidate, Prediction, Source
 from aisle.product import Product
 from aisle.taxonomy import Taxonomy
@@ -141,6 +142,12 @@ class Classifier:
         patterns = [bundle.calibration.patterns[name] for name in PATTERNS]
         self._temperature_P = np.array([p.temperature for p in patterns], dtype=np.float32)
         self._threshold_P = np.array([p.threshold for p in patterns], dtype=np.float32)
+
+    def packed(self) -> Classifier:
+        """This classifier, quicker on a CPU: see aisle/packed_linear.py. Vectors move by less than 1e-6."""
+        for model in (self.text_encoder.model, self.image_encoder.model, self.fusion):
+            pack_linears(model)
+        return self
 
     @property
     def taxonomy(self) -> Taxonomy:

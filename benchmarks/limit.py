@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     given = parser.parse_args()
     products = [read_product(path) for path in sorted(given.products.glob("*.json"))]
-    print(json.dumps(measure(load_classifier(), products, given.seconds)))
+    print(json.dumps(measure(load_classifier().packed(), products, given.seconds)))
 
 
 def read_product(path: Path) -> Product:

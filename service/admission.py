@@ -3,6 +3,8 @@
 Interactive requests enter at once or are refused at once. Bulk requests wait, a batch's worth of products at
 a time, and take the room that interactive ones leave; so that they are never starved, one bulk product may
 enter for every BULK_SHARE interactive ones that went before it.
+
+"Products" are counted here as in a batch: see service/desk.py for those that share a place.
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ class Gate:
         if self.bulk_products and self.bulk_products + products > self.max_bulk:
             raise self._overloaded(
                 "bulk_full",
-                found=f"{products:,} more bulk products beside {self.bulk_products:,}",
+                found=f"{products:,} more for a bulk queue that holds {self.bulk_products:,}",
                 wanted=f"at most {self.max_bulk:,} together, or a retry",
             )
         self.bulk_products += products

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from aisle.ledger import Ledger, ledger_url
 from service.admission import Gate
 from service.balance import Balance
 from service.bentoml_bridge import BridgedService, Dispatcher, service_class
-from service.desk import Answer, Desk, Job
+from service.desk import IDS_A_PLACE, Answer, Desk, Job, parcel_rows
 from service.doors import METHODS, Doors, early_refusal
 from service.engine import Engine
 from service.grpc_server import GrpcServer
@@ -50,7 +50,7 @@ WARM_TEXT = "carnet de voyage ligné à couverture souple, " * 6  # about 60 tok
 @functools.cache
 def telemetry() -> Telemetry:
     """This worker's metrics."""
-    return Telemetry(max_batch=SETTINGS.max_batch)
+    return Telemetry(max_batch=IDS_A_PLACE * SETTINGS.max_batch)
 
 
 def guarded(app: ASGIApp) -> ASGIApp:
@@ -142,7 +142,7 @@ class Aisle:
         max_queue = SETTINGS.max_queue or QUEUED_BATCHES * batch
         self.gate = Gate(max_queue=max_queue, max_bulk=SETTINGS.max_bulk, batch=min(batch, max_queue))
         self.warming = True
-        await self.dispatch.lead_through_training(warm_job(self.models.champion))
+        await self.dispatch.lead_through_training([warm_job(self.models.champion)])
         self.warming = False
         self.desk = Desk(
             champion=lambda: self.models.champion,
@@ -191,21 +191,22 @@ class Aisle:
         max_batch_size=SETTINGS.max_batch,
         max_latency_ms=int(SETTINGS.max_latency_s * 1000),
     )
-    def classify(self, jobs: list[Any]) -> list[Any]:
-        """A batch of Job to a list of Answer, in order; None where nobody waits any more.
+    def classify(self, parcels: list[Any]) -> list[Any]:
+        """A batch of Parcel to a list of Answer each, in order; nothing where nobody waits any more.
         EdgeGuard lets no HTTP request reach this method's own route; the doors use the dispatcher."""
         if not self.warming:
-            telemetry().queued(self.dispatch.depth)
-        wanted = [job for job in jobs if job.ticket.wanted]
-        answers = iter([answer for same in by_engine(wanted) for answer in self._answer(same)])
-        kept = {id(job) for job in wanted}
-        return [next(answers) if id(job) in kept else None for job in jobs]
+            telemetry().queued(sum(map(len, self.dispatch.waiting())))
+        wanted = [parcel for parcel in parcels if parcel[0].ticket.wanted]
+        jobs = itertools.chain.from_iterable(wanted)
+        answers = iter([answer for same in by_engine(jobs) for answer in self._answer(same)])
+        kept = {id(parcel) for parcel in wanted}
+        return [[next(answers) for _ in parcel] if id(parcel) in kept else [] for parcel in parcels]
 
     def _answer(self, jobs: Sequence[Job]) -> list[Answer]:
         batch = jobs[0].engine.answer([job.item for job in jobs])
         prediction_ids = [uuid.uuid4().hex for _ in jobs]
         if not self.warming:  # warm-up batches are neither counted nor recorded
-            self.gate.measured(len(jobs), sum(batch.seconds.values()))
+            self.gate.measured(len(parcel_rows(jobs)), sum(batch.seconds.values()))
             telemetry().batch(batch.outcomes, batch.seconds)
             self.recorder.record(jobs, prediction_ids, batch)
         return [
@@ -214,9 +215,9 @@ class Aisle:
         ]
 
 
-def by_engine(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+def by_engine(jobs: Iterable[Job]) -> Iterator[list[Job]]:
     """Neighbours of one engine together, in order: during a swap a batch may hold jobs of two."""
-    for _, same in groupby(jobs, key=lambda job: id(job.engine)):
+    for _, same in itertools.groupby(jobs, key=lambda job: id(job.engine)):
         yield list(same)
 
 
@@ -247,7 +248,7 @@ def load_engine(settings: Settings, tag: str, beside: Engine | None) -> Engine:
     if beside is None:
         cores = len(os.sched_getaffinity(0))
         torch.set_num_threads(settings.model_threads or max(1, cores // settings.workers))
-        classifier = store.load_classifier(tag, settings.device)
+        classifier = store.load_classifier(tag, settings.device).packed()
         return Engine(classifier, open_features(settings, classifier), write_back=settings.write_back)
     old = beside.classifier
     bundle = store.load_bundle(tag)
@@ -263,7 +264,7 @@ def load_engine(settings: Settings, tag: str, beside: Engine | None) -> Engine:
         else store.load_image_encoder(bundle.image_encoder.revision, old.device),
         version=store.resolve(tag),
         device=old.device,
-    )
+    ).packed()
     features = beside.features if same_text and same_image else open_features(settings, classifier)
     return Engine(classifier, features, write_back=settings.write_back)
 

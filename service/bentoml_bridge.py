@@ -7,7 +7,7 @@ instance's own proxy would send every call through HTTP again, and lose some (se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from _bentoml_impl.server.app import ServiceAppFactory
@@ -62,10 +62,9 @@ class Dispatcher:
         self._cork = service.factory.dispatchers[method]
         self._cork.optimizer = _Unpredicting(self._cork.max_latency)
 
-    @property
-    def depth(self) -> int:
+    def waiting(self) -> Iterator[Any]:
         """Items that wait for a batch."""
-        return sum(len(job.data) for job in self._cork._queue)
+        return (item for job in self._cork._queue for item in job.data)
 
     @property
     def max_batch(self) -> int:

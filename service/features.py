@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 REPOSITORY = Path(__file__).parents[1] / "feature_repo"
+READ_S_A_PRODUCT = 0.001  # on top of the deadline, for each product: ten times what it takes
+MANY_PRODUCTS = 1_024  # in a batch
 BREAK_AFTER = 3  # failed reads in a row
 BREAK_PAUSE_S = 5.0
 WRITE_BACK_BATCHES = 256  # batches that wait to be written; more are dropped, and counted
@@ -182,7 +184,7 @@ class FeatureReader:
             if self._under_way is not None and not self._under_way.done():
                 raise TimeoutError("the read before is still under way")
             self._under_way = self._pool.submit(self.fetch, product_ids)
-            held = self._under_way.result(self.deadline_s)
+            held = self._under_way.result(self.deadline_s + READ_S_A_PRODUCT * len(product_ids))
         except Exception as error:  # whatever Feast or redis-py raise, the products are still classified
             self._failed(error)
             return None
@@ -356,7 +358,9 @@ def _open_store(home: Path, redis_url: str, *, deadline_s: float) -> FeatureStor
             f"{registry}: not found, wanted the feature registry; run `python -m training publish`, or set "
             "AISLE_HOME to the shop that was published"
         )
-    os.environ.update(feast_environment(home, redis_url, timeout_s=deadline_s))
+    # The reader's own deadline, shorter for most batches, is what an answer waits for.
+    timeout_s = deadline_s + READ_S_A_PRODUCT * MANY_PRODUCTS
+    os.environ.update(feast_environment(home, redis_url, timeout_s=timeout_s))
     for attempt in range(_REGISTRY_ATTEMPTS):
         store = FeatureStore(repo_path=str(REPOSITORY))
         try:

@@ -75,7 +75,12 @@ class Settings:
         )
     )
     max_batch: int = field(
-        metadata=variable("AISLE_MAX_BATCH", "256", integer(1, 1024), "most products in one batch")
+        metadata=variable(
+            "AISLE_MAX_BATCH",
+            "256",
+            integer(1, 1024),
+            "most products in one batch; eight asked for by id alone count as one",
+        )
     )
     batch_latency_s: float = field(
         metadata=variable(
@@ -98,7 +103,7 @@ class Settings:
             "AISLE_MAX_QUEUE",
             "0",
             integer(0, 1_000_000),
-            "most products under way in one worker, more are shed with a 429; 0: four batches",
+            "most products under way in a worker, counted as in a batch; more get a 429; 0: four batches",
         )
     )
     max_bulk: int = field(
@@ -148,7 +153,7 @@ class Settings:
             "AISLE_FEATURES_DEADLINE_S",
             "0.05",
             seconds(0.001, 10),
-            "longest wait for the online store in a batch",
+            "longest wait for the online store in a batch, and a millisecond a product",
         )
     )
     write_back: bool = field(

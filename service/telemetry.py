@@ -21,7 +21,7 @@ from aisle.prediction import Prediction, Source
 from service.engine import Engine, Outcome
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-PRODUCTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+PRODUCTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 STAGES = ("parse", "prepare", "wait", "features", "embed", "decide")
 # Reasons that are the service's fault, or its feature store's.

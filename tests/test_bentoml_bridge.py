@@ -110,7 +110,7 @@ def test_a_lone_item_is_not_held_back_after_a_burst() -> None:
     in_worker(make_service(), work)
 
 
-def test_the_depth_is_what_waits_for_a_batch() -> None:
+def test_what_waits_for_a_batch_is_known() -> None:
     async def work(dispatcher: Dispatcher, instance: Any) -> None:
         await dispatcher.lead_through_training(1)
         instance.gate.clear()
@@ -118,11 +118,11 @@ def test_the_depth_is_what_waits_for_a_batch() -> None:
         await asyncio.sleep(0.05)
         second = asyncio.ensure_future(dispatcher.batch_infer([1, 2, 3]))
         await asyncio.sleep(0.05)
-        assert dispatcher.depth == 3
+        assert list(dispatcher.waiting()) == [1, 2, 3]
         instance.gate.set()
         assert await first == [2]
         assert await second == [2, 4, 6]
-        assert dispatcher.depth == 0
+        assert not list(dispatcher.waiting())
 
     in_worker(make_service(), work)
 

@@ -24,7 +24,7 @@ from aisle.taxonomy import Taxonomy
 from aisle.text import TextEncoder
 from service.admission import Gate
 from service.balance import Balance
-from service.desk import Answer, Desk, Job
+from service.desk import Answer, Desk, Parcel
 from service.doors import METHODS, Doors, early_refusal
 from service.engine import Engine
 from service.errors import RequestError
@@ -81,15 +81,18 @@ class OneBatch:
         self.delay_s = 0.0
         self.shed: dict[str, RequestError] = {}  # by text of the item
 
-    async def batch_infer(self, items: Sequence[Job]) -> list[Answer | RequestError]:
+    async def batch_infer(self, items: Sequence[Parcel]) -> list[list[Answer] | RequestError]:
         await asyncio.sleep(self.delay_s)
-        batch = items[0].engine.answer([job.item for job in items])
+        batch = items[0][0].engine.answer([job.item for parcel in items for job in parcel])
         self.telemetry.batch(batch.outcomes, batch.seconds)
-        answers = [
+        answers = iter(
             Answer(outcome=outcome, prediction_id=f"{row:032x}", started=batch.started)
             for row, outcome in enumerate(batch.outcomes)
+        )
+        return [
+            self.shed.get(parcel[0].item.text or "") or answered
+            for parcel, answered in [(parcel, [next(answers) for _ in parcel]) for parcel in items]
         ]
-        return [self.shed.get(job.item.text or "", a) for job, a in zip(items, answers, strict=True)]
 
 
 class TinyService:

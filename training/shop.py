@@ -11,6 +11,7 @@ from aisle.device import resolve_device
 from aisle.errors import FeatureStoreError
 from aisle.features import ViewSpec, load_specs
 from aisle.image import ImageEncoder
+from aisle.packed_linear import pack_linears
 from aisle.text import TextEncoder
 from training.settings import Settings
 
@@ -42,13 +43,15 @@ class Encoders:
 
 
 def load_encoders(shop: Shop, text_tag: str = "", image_tag: str = "") -> Encoders:
-    """Load two encoders of the model store; an empty tag means the newest."""
+    """Load two encoders of the model store, quicker on a CPU (aisle/packed_linear.py); an empty tag means
+    the newest."""
     text_tag = store.resolve(text_tag or f"{store.TEXT_ENCODER}:latest")
     image_tag = store.resolve(image_tag or f"{store.IMAGE_ENCODER}:latest")
-    return Encoders(
-        text=store.load_text_encoder(text_tag.partition(":")[2], shop.device),
-        image=store.load_image_encoder(image_tag.partition(":")[2], shop.device),
-    )
+    text = store.load_text_encoder(text_tag.partition(":")[2], shop.device)
+    image = store.load_image_encoder(image_tag.partition(":")[2], shop.device)
+    for encoder in (text, image):
+        pack_linears(encoder.model)
+    return Encoders(text=text, image=image)
 
 
 def view_specs(shop: Shop, pair: Encoders) -> tuple[ViewSpec, ViewSpec]:
