@@ -16,7 +16,7 @@ from aisle.calibration import PATTERNS, pattern_index
 from aisle.errors import BundleError, ProductError
 from aisle.fusion import fusion_logits
 from aisle.image import ImageEncoder, ImageSettings, decode_with_size, image_hash
-from aisle.packed_linear import pack_linears
+from aisle.packed import pack
 from aisle.prediction import Candidate, Prediction, Source
 from aisle.product import Product
 from aisle.taxonomy import Taxonomy
@@ -144,9 +144,9 @@ class Classifier:
         self._threshold_P = np.array([p.threshold for p in patterns], dtype=np.float32)
 
     def packed(self) -> Classifier:
-        """This classifier, quicker on a CPU: see aisle/packed_linear.py. Vectors move by less than 1e-6."""
+        """This classifier, quicker on a CPU: see aisle/packed.py. Vectors move by less than 1e-6."""
         for model in (self.text_encoder.model, self.image_encoder.model, self.fusion):
-            pack_linears(model)
+            pack(model)
         return self
 
     @property

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from aisle.allocator import keep_freed_memory
 from aisle.classifier import Classifier, Item, Stored
 from aisle.prediction import Prediction
 from aisle.product import Product
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("products", type=Path, help="folder of *.json, one product each")
     parser.add_argument("--seconds", type=float, default=4.0)
     given = parser.parse_args()
+    keep_freed_memory()
     products = [read_product(path) for path in sorted(given.products.glob("*.json"))]
     print(json.dumps(measure(load_classifier().packed(), products, given.seconds)))
 

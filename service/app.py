@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import bentoml
 from starlette.types import ASGIApp
 
+from aisle.allocator import keep_freed_memory
 from aisle.columns import measure_columns
 from aisle.errors import AisleError, LedgerError
 from aisle.ledger import Ledger, ledger_url
@@ -86,7 +87,7 @@ def current_labels() -> LabelBook:
     name="aisle",
     service_class=service_class(guarded),
     workers=SETTINGS.workers,
-    threads=1,  # one batch at a time; the model has its own threads
+    threads=max(2, SETTINGS.batches_at_once),  # a batch takes one, whatever threads the model has
     traffic={"timeout": SETTINGS.request_timeout_s * 2},  # the desk's own deadline answers first
     endpoints={"livez": "/livez", "readyz": "/readyz"},
     logging={"access": {"enabled": SETTINGS.access_log}},
@@ -103,6 +104,7 @@ class Aisle:
     recorder: Recorder
     gate: Gate
     grpc: GrpcServer | None = None
+    at_once: int
     bento_service: BridgedService  # set by BentoML
 
     @bentoml.on_startup
@@ -118,6 +120,7 @@ class Aisle:
     async def _open(self) -> None:
         # It warns of every form that is broken; the client is told, and nobody else need be.
         logging.getLogger("python_multipart.multipart").setLevel(logging.ERROR)
+        keep_freed_memory()
         forget_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
         ledger = open_ledger(SETTINGS)
         self.models = Models(
@@ -139,6 +142,9 @@ class Aisle:
         )
         self.dispatch = Dispatcher(self.bento_service, "classify")
         self.dispatch.max_batch = batch = self._largest_batch()
+        on_gpu = self.models.champion.classifier.device != "cpu"
+        self.at_once = SETTINGS.batches_at_once or (2 if on_gpu else 1)
+        self.dispatch.allow_at_once(self.at_once)
         max_queue = SETTINGS.max_queue or QUEUED_BATCHES * batch
         self.gate = Gate(max_queue=max_queue, max_bulk=SETTINGS.max_bulk, batch=min(batch, max_queue))
         self.warming = True
@@ -206,7 +212,7 @@ class Aisle:
         batch = jobs[0].engine.answer([job.item for job in jobs])
         prediction_ids = [uuid.uuid4().hex for _ in jobs]
         if not self.warming:  # warm-up batches are neither counted nor recorded
-            self.gate.measured(len(parcel_rows(jobs)), sum(batch.seconds.values()))
+            self.gate.measured(len(parcel_rows(jobs)), sum(batch.seconds.values()) / self.at_once)
             telemetry().batch(batch.outcomes, batch.seconds)
             self.recorder.record(jobs, prediction_ids, batch)
         return [

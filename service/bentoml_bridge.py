@@ -12,7 +12,7 @@ from typing import Any
 
 from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
-from bentoml._internal.marshal.dispatcher import Optimizer
+from bentoml._internal.marshal.dispatcher import NonBlockSema, Optimizer
 from bentoml.exceptions import ServiceUnavailable
 from starlette.types import ASGIApp
 
@@ -74,6 +74,10 @@ class Dispatcher:
     @max_batch.setter
     def max_batch(self, items: int) -> None:
         self._cork.max_batch_size = items
+
+    def allow_at_once(self, batches: int) -> None:
+        """So many batches under way; to be called before the first. The service needs as many threads."""
+        self._cork._sema = NonBlockSema(batches)
 
     async def batch_infer(self, items: Sequence[Any]) -> Sequence[Any]:
         """One result an item, in order; RequestErrors (429) for items that were shed. Together they are one

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aisle.errors import ProductError
 from aisle.prediction import Prediction
 from service.errors import RequestError, features_unavailable
 
 if TYPE_CHECKING:  # these import torch, which the process that only supervises workers does without
-    from aisle.classifier import Classifier, Embedded, Item, Stored
-    from service.features import FeatureReader
+    from aisle.classifier import Classifier, Embedded, Item
+    from service.features import FeatureReader, Reading
 
 Outcome = Prediction | ProductError | RequestError
 
@@ -34,12 +36,16 @@ class Batch:
 
 
 class Engine:
-    """A classifier with the feature store beside it. `answer` is called by one thread at a time."""
+    """A classifier with the feature store beside it. Threads may answer batches at once: one's features are
+    read while another's are encoded. Encoding itself is one batch's at a time on a CPU, whose cores it takes
+    all; on a GPU one batch is prepared and fetched while the other is computed."""
 
     def __init__(self, classifier: Classifier, features: FeatureReader, *, write_back: bool) -> None:
         self.classifier = classifier
         self.features = features
         self.write_back = write_back
+        on_cpu = classifier.device == "cpu"
+        self._computing: AbstractContextManager[Any] = threading.Lock() if on_cpu else nullcontext()
 
     def answer(self, items: Sequence[Item]) -> Batch:
         """One outcome an item, in order. Never raises because of an item: where the batch fails, each
@@ -63,19 +69,20 @@ class Engine:
         self.features.close()
 
     def _answer(self, items: Sequence[Item]) -> tuple[list[Outcome], dict[str, float], Embedded]:
-        clock = [time.perf_counter()]
-        stored = self._read(items)
-        clock.append(time.perf_counter())
-        embedded = self.classifier.embed(items, stored)
-        clock.append(time.perf_counter())
-        outcomes: list[Outcome] = list(self.classifier.decide(embedded, [item.top_k for item in items]))
-        if stored is not None and not self.features.available:
+        began = time.perf_counter()
+        reading = self._read(items)
+        read = time.perf_counter()
+        with self._computing:
+            turn = time.perf_counter()
+            embedded = self.classifier.embed(items, reading.stored if reading else None)
+            encoded = time.perf_counter()
+            outcomes: list[Outcome] = list(self.classifier.decide(embedded, [item.top_k for item in items]))
+        if reading is not None and not reading.available:
             outcomes = [_not_its_fault(*pair) for pair in zip(items, outcomes, strict=True)]
-        clock.append(time.perf_counter())
-        if self.write_back and stored is not None and self.features.available:
-            self.features.write_back(items, embedded, stored)
-        stages = ("features", "embed", "decide")
-        return outcomes, {name: clock[i + 1] - clock[i] for i, name in enumerate(stages)}, embedded
+        seconds = {"features": read - began, "embed": encoded - turn, "decide": time.perf_counter() - encoded}
+        if self.write_back and reading is not None and reading.available:
+            self.features.write_back(items, embedded, reading.stored)
+        return outcomes, seconds, embedded
 
     def _answer_alone(self, item: Item) -> Outcome:
         try:
@@ -84,7 +91,7 @@ class Engine:
             found, wanted = f"a failure of the model ({type(error).__name__})", "an answer"
             return RequestError(500, "model_failed", field="product", found=found, wanted=wanted)
 
-    def _read(self, items: Sequence[Item]) -> Sequence[Stored] | None:
+    def _read(self, items: Sequence[Item]) -> Reading | None:
         ids = [item.product_id for item in items]
         return self.features.read(ids) if any(ids) else None
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -84,6 +84,14 @@ class Breaker:
         self._probe_at = self._clock() + self._pause_s
 
 
+class Reading(NamedTuple):
+    """What is stored for each product of a batch, in order; `available` is False where the store could not be
+    read, and nothing is known of any."""
+
+    stored: list[Stored]
+    available: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class View:
     """An online view: its name in Feast, and the width of its vectors."""
@@ -99,8 +107,8 @@ class View:
 class FeatureReader:
     """Reads stored vectors for a batch, and writes computed ones back behind it.
 
-    One thread may call `read` at a time. `counts` goes up by: products_read, reads_failed,
-    reads_skipped (breaker open), vectors_damaged, vectors_written_back, write_backs_dropped.
+    `counts` goes up by: products_read, reads_failed, reads_skipped (breaker open), vectors_damaged,
+    vectors_written_back, write_backs_dropped.
     `on_error` hears the reason, once, each time one of FAILURES goes up.
     """
 
@@ -119,23 +127,22 @@ class FeatureReader:
         self.deadline_s = deadline_s
         self.breaker = breaker or Breaker()
         self.counts: Counter[str] = Counter()
-        self.available = True  # whether the last read came through
         self._on_error = on_error
         self._features = text.features + image.features
+        self._one_read = threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="features")
         self._under_way: Future[dict[str, Stored]] | None = None
         self._writer = _WriteBack(store, self._count)
 
-    def read(self, product_ids: Sequence[str | None]) -> list[Stored]:
-        """What is stored for each product, in order; an empty `Stored` for None, for an unknown id,
-        and for all when the store does not answer within the deadline; `available` is then False.
-        Never raises."""
+    def read(self, product_ids: Sequence[str | None]) -> Reading:
+        """What is stored for each product: an empty `Stored` for None, for an unknown id, and for all when
+        the store does not answer within the deadline. One batch at a time; the others wait. Never raises."""
         wanted = sorted({product_id for product_id in product_ids if product_id is not None})
-        fetched = self._guarded_fetch(wanted) if wanted else {}
-        self.available = fetched is not None
-        held = fetched or {}
+        with self._one_read:
+            held = self._guarded_fetch(wanted) if wanted else {}
         nothing = Stored()
-        return [held.get(product_id, nothing) if product_id else nothing for product_id in product_ids]
+        stored = [(held or {}).get(product_id or "", nothing) for product_id in product_ids]
+        return Reading(stored, available=held is not None)
 
     def write_back(self, items: Sequence[Item], embedded: Embedded, stored: Sequence[Stored]) -> None:
         """Store the vectors that were computed for products with an id of which nothing was `stored`.

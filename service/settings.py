@@ -69,6 +69,15 @@ class Settings:
             "CPU threads of one worker's model; 0: cores / workers",
         )
     )
+    batches_at_once: int = field(
+        metadata=variable(
+            "AISLE_BATCHES_AT_ONCE",
+            "0",
+            integer(0, 8),
+            "batches under way in a worker: one is read or fetched while another is computed; "
+            "0: 2 on a GPU, else 1",
+        )
+    )
     decode_threads: int = field(
         metadata=variable(
             "AISLE_DECODE_THREADS", "2", integer(1, 64), "threads of one worker that decode pictures"

@@ -174,7 +174,7 @@ def test_other_urls_are_refused(url: str) -> None:
 
 
 def test_a_batch_is_read_in_order_with_both_modalities(reader: FeatureReader) -> None:
-    both, nobody, nameless, text_alone, again = reader.read(["p7", "nobody", None, "p14", "p7"])
+    both, nobody, nameless, text_alone, again = reader.read(["p7", "nobody", None, "p14", "p7"]).stored
     assert both.text_vector_D is not None
     assert both.image_vector_E is not None
     assert both.text_vector_D.tobytes() == text_vector("train 7").tobytes()
@@ -206,7 +206,7 @@ def test_a_vector_of_another_width_is_not_used(reader: FeatureReader) -> None:
     reasons: list[str] = []
     reader._on_error = reasons.append
     reader.views["text"] = replace(reader.views["text"], dim=TEXT_DIM + 1)
-    (stored,) = reader.read(["p7"])
+    (stored,) = reader.read(["p7"]).stored
     assert stored.text_vector_D is None
     assert stored.image_vector_E is not None
     assert reasons == ["features_vector_damaged"]
@@ -233,7 +233,7 @@ def assert_quick_without_redis(shop: FeatureShop, url: str) -> None:
     ids = [f"p{i}" for i in range(32)]
     for _ in range(6):
         started = time.perf_counter()
-        answers = reader.read(ids)
+        answers = reader.read(ids).stored
         assert time.perf_counter() - started < 0.1
         assert all(map(is_empty, answers))
     assert reader.counts["reads_failed"] == 3
@@ -261,7 +261,7 @@ def test_a_reader_recovers_when_redis_does(shop: FeatureShop, reader: FeatureRea
     reader.breaker = Breaker(failures=1, pause_s=0.0)
     reader.breaker.failed()
     assert reader.breaker.is_open
-    assert reader.read(["p7"])[0].text_hash == text_hash("train 7")
+    assert reader.read(["p7"]).stored[0].text_hash == text_hash("train 7")
     assert not reader.breaker.is_open
 
 
@@ -302,7 +302,7 @@ def test_computed_vectors_are_stored_each_later_than_the_last(reader: FeatureRea
     for turn in range(1, 4):  # three in the same millisecond: equal timestamps would be dropped
         reader.write_back(*computed("fresh", f"title {turn}", turn / 4), [Stored()])
     wait_for_count(reader, "vectors_written_back", 3)
-    (stored,) = reader.read(["fresh"])
+    (stored,) = reader.read(["fresh"]).stored
     assert stored.text_hash == text_hash("title 3")
     assert stored.text_vector_D is not None
     assert stored.text_vector_D.tolist() == [0.75] * TEXT_DIM
@@ -327,7 +327,7 @@ def test_only_computed_vectors_of_products_with_an_id_are_written(reader: Featur
 
 def test_a_request_with_another_text_does_not_replace_what_is_stored(reader: FeatureReader) -> None:
     items, embedded = computed("p7", "another text under this id", 0.1)
-    reader.write_back(items, embedded, reader.read(["p7"]))
+    reader.write_back(items, embedded, reader.read(["p7"]).stored)
     reader.close()
     assert reader.counts["vectors_written_back"] == 0
 
@@ -361,4 +361,4 @@ def test_a_row_from_a_clock_ahead_hides_later_write_backs(shop: FeatureShop, rea
     shop.store.write_to_online_store(shop.text.embedding_view, df=ahead)
     reader.write_back(*computed("ahead", "later", 0.1), [Stored()])
     wait_for_count(reader, "vectors_written_back", 1)
-    assert reader.read(["ahead"])[0].text_hash == "0" * 16
+    assert reader.read(["ahead"]).stored[0].text_hash == "0" * 16

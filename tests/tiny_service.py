@@ -28,6 +28,7 @@ from service.desk import Answer, Desk, Parcel
 from service.doors import METHODS, Doors, early_refusal
 from service.engine import Engine
 from service.errors import RequestError
+from service.features import Reading
 from service.guard import EdgeGuard
 from service.labels import LabelBook
 from service.telemetry import Telemetry
@@ -62,9 +63,10 @@ class Pantry:
         self.reads: list[list[str | None]] = []
         self.written: list[tuple[Sequence[Item], Embedded]] = []
 
-    def read(self, product_ids: Sequence[str | None]) -> list[Stored]:
+    def read(self, product_ids: Sequence[str | None]) -> Reading:
         self.reads.append(list(product_ids))
-        return [self.held.get(product_id or "", Stored()) for product_id in product_ids]
+        stored = [self.held.get(product_id or "", Stored()) for product_id in product_ids]
+        return Reading(stored, self.available)
 
     def write_back(self, items: Sequence[Item], embedded: Embedded, stored: Sequence[Stored]) -> None:
         self.written.append((items, embedded))

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aisle import store
+from aisle.allocator import keep_freed_memory
 from aisle.device import resolve_device
 from aisle.errors import FeatureStoreError
 from aisle.features import ViewSpec, load_specs
 from aisle.image import ImageEncoder
-from aisle.packed_linear import pack_linears
+from aisle.packed import pack
 from aisle.text import TextEncoder
 from training.settings import Settings
 
@@ -43,14 +44,15 @@ class Encoders:
 
 
 def load_encoders(shop: Shop, text_tag: str = "", image_tag: str = "") -> Encoders:
-    """Load two encoders of the model store, quicker on a CPU (aisle/packed_linear.py); an empty tag means
+    """Load two encoders of the model store, quicker on a CPU (aisle/packed.py); an empty tag means
     the newest."""
+    keep_freed_memory()
     text_tag = store.resolve(text_tag or f"{store.TEXT_ENCODER}:latest")
     image_tag = store.resolve(image_tag or f"{store.IMAGE_ENCODER}:latest")
     text = store.load_text_encoder(text_tag.partition(":")[2], shop.device)
     image = store.load_image_encoder(image_tag.partition(":")[2], shop.device)
     for encoder in (text, image):
-        pack_linears(encoder.model)
+        pack(encoder.model)
     return Encoders(text=text, image=image)
 
 
