@@ -1,4 +1,5 @@
-"""A closed-loop load generator: N clients, each of which sends its next request when it has its answer.
+"""A load generator. Closed loop: N clients, each of which sends its next request when it has its answer.
+Open loop (`--rate`): requests are sent when they are due, whether the server keeps up or not.
 
 Requests are whole byte strings before the clock starts, connections are kept alive, and the client is
 plain asyncio streams, so that it takes as little as it can of the cores that it shares with the server.
@@ -17,22 +18,27 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
 _PAUSE_AFTER_ERROR_S = 0.05  # a server that is gone must not be asked a million times
-_FAILURES = (OSError, EOFError, ValueError, asyncio.LimitOverrunError)
+_FAILURES = (OSError, EOFError, ValueError, asyncio.LimitOverrunError)  # of any client
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What to send, and for how long. `pids` are the roots of the server's processes."""
+    """What to send, and for how long. With a `rate` (requests a second), `concurrency` bounds the connections
+    of the open loop. `method` is GET, POST or GRPC; `pids` are the roots of the server's processes."""
 
     host: str
     port: int
     path: str
     concurrency: int
     seconds: float
+    rate: float | None = None
+    method: str = "POST"
+    deadline_ms: int | None = None  # told to the server
     warm_s: float = 1.0
     timeout_s: float = 30.0
     pids: Sequence[int] = ()
@@ -40,8 +46,9 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What was measured. Answers are those with status 200 that arrived between warm-up and end; errors
-    are counted from the first request on, by status or by name of the failure."""
+    """What was measured. Answers are those with status 200 that arrived between warm-up and end, refusals
+    those with 429; errors are counted from the first request on, by status or by name of the failure.
+    Latencies of the open loop count from the moment a request was due."""
 
     answers: int
     seconds: float
@@ -49,6 +56,8 @@ class Figures:
     p50_ms: float | None  # None without an answer
     p99_ms: float | None
     cpu_ms: float | None  # of the server's processes, an answer
+    refused: int
+    refused_p99_ms: float | None
     errors: dict[str, int]
 
 
@@ -57,12 +66,21 @@ class Records:
     """What the clients saw, in the order in which it arrived."""
 
     latencies_s: list[float] = field(default_factory=list)
+    refusals_s: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
     cpu_s: list[float] = field(default_factory=list)  # at the end of warm-up, and at the end
 
 
+class Client(Protocol):
+    """One connection to a server, opened when it is needed."""
+
+    async def send(self, request: bytes) -> tuple[int, bytes]: ...
+
+    def close(self) -> None: ...
+
+
 class Connection:
-    """One keep-alive HTTP/1.1 connection, opened when it is needed."""
+    """One keep-alive HTTP/1.1 connection."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host = host
@@ -71,6 +89,8 @@ class Connection:
 
     async def send(self, request: bytes) -> tuple[int, bytes]:
         """Status and body of the answer. Raises OSError, EOFError or ValueError when there is none."""
+        if self._streams is not None and self._streams[0].at_eof():
+            self.close()  # the server has ended it while it was idle
         if self._streams is None:
             self._streams = await asyncio.open_connection(self.host, self.port)
         reader, writer = self._streams
@@ -92,19 +112,26 @@ class Connection:
             self._streams = None
 
 
-def request_bytes(host: str, path: str, body: bytes) -> bytes:
-    """A whole POST request with a JSON body."""
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+def request_bytes(
+    host: str, path: str, body: bytes, *, method: str = "POST", deadline_ms: int | None = None
+) -> bytes:
+    """A whole request; a body is JSON."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n"
+    if deadline_ms is not None:
+        head += f"Aisle-Timeout-Ms: {deadline_ms}\r\n"
+    if body:
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}\r\n".encode() + body
 
 
 async def measure(load: Load, bodies: Sequence[bytes]) -> Figures:
     """Send `bodies` round and round; ends at the latest `timeout_s` after warm-up and measuring."""
-    requests = itertools.cycle([request_bytes(load.host, load.path, body) for body in bodies])
+    requests = itertools.cycle([_request(load, body) for body in bodies])
     records = Records()
     start = time.perf_counter()
     window = (start + load.warm_s, start + load.warm_s + load.seconds)
-    clients = [_client(load, requests, window, records) for _ in range(load.concurrency)]
+    due = None if load.rate is None else _due(start, load.rate)
+    clients = [_client(load, requests, due, window, records) for _ in range(load.concurrency)]
     await asyncio.gather(_watch_cpu(load.pids, window, records), *clients)
     return summarise(records, load.seconds)
 
@@ -113,6 +140,7 @@ def summarise(records: Records, seconds: float) -> Figures:
     """Figures of what was recorded in a window of `seconds`."""
     answers = len(records.latencies_s)
     ordered = sorted(records.latencies_s)
+    refused = sorted(records.refusals_s)
     cpu_s = records.cpu_s[1] - records.cpu_s[0] if len(records.cpu_s) == 2 else None
     return Figures(
         answers=answers,
@@ -121,6 +149,8 @@ def summarise(records: Records, seconds: float) -> Figures:
         p50_ms=1000 * percentile(ordered, 0.5) if ordered else None,
         p99_ms=1000 * percentile(ordered, 0.99) if ordered else None,
         cpu_ms=1000 * cpu_s / answers if cpu_s is not None and answers else None,
+        refused=len(refused),
+        refused_p99_ms=1000 * percentile(refused, 0.99) if refused else None,
         errors=dict(sorted(records.errors.items())),
     )
 
@@ -148,12 +178,40 @@ def cpu_seconds(pids: Sequence[int]) -> float:
     return total
 
 
+def _request(load: Load, body: bytes) -> bytes:
+    if load.method == "GRPC":
+        return body
+    return request_bytes(load.host, load.path, body, method=load.method, deadline_ms=load.deadline_ms)
+
+
+def _connect(load: Load) -> Client:
+    if load.method != "GRPC":
+        return Connection(load.host, load.port)
+    from benchmarks.grpc_connection import GrpcConnection
+
+    return GrpcConnection(load.host, load.port, load.path)
+
+
+def _due(start: float, rate: float) -> Iterator[float]:
+    """When each request of an open loop is to be sent; the clients share it."""
+    return (start + number / rate for number in itertools.count())
+
+
 async def _client(
-    load: Load, requests: Iterator[bytes], window: tuple[float, float], records: Records
+    load: Load,
+    requests: Iterator[bytes],
+    due: Iterator[float] | None,
+    window: tuple[float, float],
+    records: Records,
 ) -> None:
-    connection = Connection(load.host, load.port)
+    connection = _connect(load)
     try:
-        while (sent := time.perf_counter()) < window[1]:
+        while True:
+            sent = time.perf_counter() if due is None else next(due)
+            if sent >= window[1] or time.perf_counter() >= window[1]:
+                break
+            if due is not None:
+                await asyncio.sleep(max(0.0, sent - time.perf_counter()))
             try:
                 async with asyncio.timeout(load.timeout_s):
                     status, _ = await connection.send(next(requests))
@@ -164,10 +222,11 @@ async def _client(
                 await asyncio.sleep(_PAUSE_AFTER_ERROR_S)
                 continue
             arrived = time.perf_counter()
-            if status != 200:
+            if status not in (200, 429):
                 records.errors[str(status)] += 1
             elif window[0] <= arrived < window[1]:
-                records.latencies_s.append(arrived - sent)
+                took = records.latencies_s if status == 200 else records.refusals_s
+                took.append(arrived - sent)
     finally:
         connection.close()
 
@@ -185,13 +244,17 @@ def main() -> None:
     parser.add_argument("host")
     parser.add_argument("port", type=int)
     parser.add_argument("path")
-    parser.add_argument("bodies", type=Path, help="folder of *.json, one request body each")
+    parser.add_argument("bodies", type=Path, help="folder of files, one request body each; not read for GET")
     parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--method", default="POST", choices=["POST", "GET", "GRPC"])
+    parser.add_argument("--deadline-ms", type=int)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--warm", dest="warm_s", type=float, default=1.0)
     parser.add_argument("--pid", dest="pids", type=int, action="append", default=[])
     given = vars(parser.parse_args())
-    bodies = [path.read_bytes() for path in sorted(given.pop("bodies").glob("*.json"))]
+    folder = given.pop("bodies")
+    bodies = [path.read_bytes() for path in sorted(folder.iterdir())] if given["method"] != "GET" else [b""]
     print(json.dumps(asdict(asyncio.run(measure(Load(**given), bodies)))))
 
 

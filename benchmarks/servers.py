@@ -23,7 +23,7 @@ STOP_TIMEOUT_S = 15.0
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """One way to run one system. `{port}` and `{other_port}` in `command` and `environ` are replaced;
-    `label` says what it sets."""
+    `label` says what it sets. `may_pause` is False for what does not bear to be stopped for a while."""
 
     system: str
     label: str
@@ -31,6 +31,7 @@ class Setting:
     ready_path: str
     path: str
     environ: Mapping[str, str] = field(default_factory=dict)
+    may_pause: bool = True
 
 
 def aisle_service(workers: int = 1, *, label: str = "") -> Setting:
@@ -47,10 +48,11 @@ def aisle_service(workers: int = 1, *, label: str = "") -> Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A running server: its port, and the process at the root of its tree."""
+    """A running server: its ports, and the process at the root of its tree."""
 
     setting: Setting
     port: int
+    other_port: int
     pid: int
 
 
@@ -69,7 +71,7 @@ def running(
     own = {name: value.format(**ports) for name, value in setting.environ.items()}
     with process(command, {**environ, **own}, log) as started:
         _wait_ready(started, f"http://{HOST}:{port}{setting.ready_path}", setting, log)
-        yield Server(setting=setting, port=port, pid=started.pid)
+        yield Server(setting=setting, pid=started.pid, **ports)
 
 
 @contextmanager
@@ -105,7 +107,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def work_alone(server: Server, servers: Sequence[Server]) -> None:
+def work_alone(server: Server | None, servers: Sequence[Server]) -> None:
     """Let `server` run and pause the others: LitServe takes a tenth of a core even when it has no work."""
     for other in servers:
         _signal_group(other.pid, signal.SIGCONT if other is server else signal.SIGSTOP)

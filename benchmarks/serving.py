@@ -1,19 +1,17 @@
-"""`make bench`: our service beside a FastAPI app, LitServe and the bare loop, in one run on one machine.
+"""`make bench`: our service beside FastAPI, LitServe, BentoML, Ray Serve and the bare loop, in one run.
 
-All answer with the same model, about the same products, in JSON with the photo in base64; before a
-server is measured, its answers are compared with the bare loop's. Each peer runs in the best of its
-settings, found by a trial. Systems take turns, so that a busy neighbour hits all alike; the figures
-are medians over rounds. Writes out/bench/serving.json.
+All answer with the same model, about the same products, in JSON with the photo in base64 (ours over gRPC
+too); before a server is measured, its answers are compared with the bare loop's. Each system runs in the best
+of its settings, found by a trial. Systems take turns, so that a busy neighbour hits all alike; the figures
+are medians over rounds. At the end our service is offered more than it can take. Writes
+out/bench/serving.json and docs/serving.png.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import platform
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,17 +24,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
+import grpc
 import httpx
-import psutil
 import redis
 import typer
-from rich.console import Console
-from rich.table import Table
+from google.protobuf.json_format import MessageToDict
 
 from aisle.development_redis import ensure_development_redis
 from aisle.product import Product
+from benchmarks.bodies import write_bodies
 from benchmarks.products import make_products
-from benchmarks.servers import HOST, Server, Setting, aisle_service, running, work_alone
+from benchmarks.servers import HOST, Server, Setting, running, work_alone
+from benchmarks.serving_report import console, machine, merge, show, verdicts
+from benchmarks.systems import LIMIT, OVERLOAD, SETTINGS, TRAFFIC, Traffic
+from service.protos import classifier_pb2
 
 PRODUCTS = 128
 CHECKED = 16  # products whose answers are compared before each measurement
@@ -44,10 +45,22 @@ TOLERANCE = 1e-3  # of the confidence: batches of different sizes round differen
 WARM_S = 1.0
 TRIAL_CONCURRENCY = 16
 TRIAL_SECONDS = 2.0
-TRIALS = 3
-EXPECTED = {"fastapi": 6.0, "litserve": 3.0}  # times their throughput, from concurrency 16 on
+TRIALS = 2
+OFFERED = (0.5, 1.0, 1.5, 2.0, 3.0)  # times the capacity
+DEADLINE_MS = 1_000  # that clients tell when more is offered than can be answered
+OPEN_CONNECTIONS = 512
 OUT = Path("out/bench")
-PACKAGES = ("torch", "torchvision", "transformers", "bentoml", "feast", "fastapi", "uvicorn", "litserve")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "bentoml",
+    "feast",
+    "fastapi",
+    "uvicorn",
+    "litserve",
+    "ray",
+)
 QUIET = {
     "BENTOML_DO_NOT_TRACK": "true",
     "DO_NOT_TRACK": "1",
@@ -55,60 +68,20 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
 }
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+VECTORS = {  # where ours must come from, for the figures to be about what they say
+    "known": {"text": "stored", "image": "computed"},
+    "grpc": {"text": "stored", "image": "computed"},
+    "cold": {"text": "computed", "image": "computed"},
+    "id": {"text": "stored", "image": "stored"},
+    "bulk": {"text": "stored", "image": "stored"},
+}
 
 BEGAN = time.monotonic()
-
-console = Console(width=None if sys.stdout.isatty() else 120)
-
-
-def _aisle(workers: int) -> Setting:
-    return aisle_service(workers, label="1 worker" if workers == 1 else f"{workers} workers")
-
-
-def _fastapi(workers: int, label: str, environ: Mapping[str, str]) -> Setting:
-    app = "benchmarks.peers.fastapi_app:app"
-    command = ["-m", "uvicorn", app, "--port", "{port}", "--log-level", "warning"]
-    return Setting(
-        system="fastapi",
-        label=label,
-        command=[*command, "--workers", str(workers)],
-        ready_path="/health",
-        path="/classify",
-        environ=environ,
-    )
-
-
-def _litserve(workers: int, label: str, environ: Mapping[str, str]) -> Setting:
-    return Setting(
-        system="litserve",
-        label=label,
-        command=["-m", "benchmarks.peers.litserve_app", "--port", "{port}", "--workers", str(workers)],
-        ready_path="/health",
-        path="/predict",
-        environ=environ,
-    )
-
-
-SETTINGS = {
-    "aisle": [_aisle(1), _aisle(2)],
-    "fastapi": [
-        _fastapi(1, "1 worker, torch's own threads", {}),
-        _fastapi(2, "2 workers, torch on 1 thread", ONE_THREAD),
-    ],
-    "litserve": [
-        _litserve(1, "1 worker, torch's own threads", {}),
-        _litserve(2, "2 workers, torch on 1 thread", ONE_THREAD),
-    ],
-}
-# What is sent to whom. `known`: id, text and photo; the text's vector is stored. `new`: no id, so that
-# all is computed, as it is by the peers.
-TRAFFIC = {"aisle": ("known", "new"), "fastapi": ("product",), "litserve": ("product",)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What a run needs: the shop's folder, request bodies by traffic, environment, and true answers."""
+    """What a run needs: the shop's folder, environment, true answers, and seconds of each figure."""
 
     home: Path
     environ: Mapping[str, str]
@@ -116,21 +89,19 @@ class Stage:
     answers: Sequence[tuple[str, float]]
     seconds: float
 
-    def bodies(self, traffic: str) -> Path:
-        return self.home / "bodies" / traffic
+    def bodies(self, traffic: Traffic) -> Path:
+        return self.home / "bodies" / traffic.bodies
 
 
 def main(
     seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Measured time of each figure.")] = 4.0,
-    concurrency: Annotated[str, typer.Option(help="Clients at once, between commas.")] = "1,16,64",
-    systems: Annotated[str, typer.Option(help="Which, between commas.")] = "aisle,fastapi,litserve",
+    systems: Annotated[str, typer.Option(help="Which, between commas.")] = ",".join(SETTINGS),
     rounds: Annotated[int, typer.Option(min=1, max=20)] = 2,
 ) -> None:
     # BentoML's use of pathspec, which it shows in spite of its being BentoML's to mend.
     warnings.filterwarnings("ignore", message="GitWildMatchPattern", category=DeprecationWarning)
     for stop in (signal.SIGINT, signal.SIGTERM):  # either way it stops its servers
         signal.signal(stop, signal.default_int_handler)
-    clients = [int(part) for part in concurrency.split(",")]
     chosen = systems.split(",")
     if unknown := set(chosen) - set(SETTINGS):
         raise typer.BadParameter(f"systems: found {sorted(unknown)}, wanted of {sorted(SETTINGS)}")
@@ -142,8 +113,8 @@ def main(
         stage, limit = prepare(Path(folder).resolve(), seconds)
         trials = [try_setting(stage, setting) for name in chosen for setting in SETTINGS[name]]
         best = {name: _best(trials, name) for name in chosen}
-        measured = measure(stage, list(best.values()), clients, rounds)
-    rows = merge(measured)
+        rows = merge([*measure(stage, list(best.values()), rounds), *limit_rows(limit)])
+        offered = overload(stage, best["aisle"], rows) if "aisle" in best else []
     report = {
         "machine": machine(),
         "versions": {name: version(name) for name in PACKAGES},
@@ -154,11 +125,16 @@ def main(
         "limit": {name: value for name, value in limit.items() if name != "answers"},
         "trials": trials,
         "rows": rows,
-        "ratios": ratios(rows),
+        "overload": {"deadline_ms": DEADLINE_MS, "rows": offered},
+        "targets": verdicts(rows, offered, DEADLINE_MS),
         "seconds": round(time.monotonic() - BEGAN, 1),
     }
     (OUT / "serving.json").write_text(json.dumps(report, indent=1) + "\n")
     show(report)
+    if set(chosen) == set(SETTINGS):
+        from benchmarks.serving_figure import draw
+
+        draw(report, Path("docs/serving.png"))
     if any(row["errors"] for row in rows):
         raise SystemExit("there were errors; the servers' logs are in out/bench")
 
@@ -199,21 +175,11 @@ def make_model(home: Path, redis_url: str, products: Sequence[Product]) -> None:
     make(Shop.open(Settings(home=home, redis_url=redis_url)), products)
 
 
-def write_bodies(products: Sequence[Product], folder: Path) -> None:
-    """One file a request, in a folder a traffic."""
-    for traffic in ("product", "known", "new"):
-        (folder / traffic).mkdir(parents=True)
-    for product in products:
-        assert product.image is not None  # the benchmark's own products have one
-        flat = {
-            "title": product.title,
-            "description": product.description,
-            "image": base64.b64encode(product.image).decode(),
-        }
-        known = {"product_id": product.product_id, **flat}
-        bodies = {"product": flat, "known": {"products": [known]}, "new": {"products": [flat]}}
-        for traffic, body in bodies.items():
-            (folder / traffic / f"{product.product_id}.json").write_text(json.dumps(body))
+def limit_rows(limit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The bare loop as rows beside the others'."""
+    nothing: dict[str, Any] = {"p50_ms": None, "p99_ms": None, "answers": 0, "refused": 0, "errors": {}}
+    named = ((LIMIT, "stored_texts"), (f"{LIMIT}, cold", "computed_texts"))
+    return [{"name": name, "clients": None, **nothing, **limit[figures]} for name, figures in named]
 
 
 def try_setting(stage: Stage, setting: Setting) -> dict[str, Any]:
@@ -235,67 +201,134 @@ def _best(trials: Sequence[Mapping[str, Any]], system: str) -> Setting:
     return SETTINGS[system][best]
 
 
-def measure(
-    stage: Stage, settings: Sequence[Setting], clients: Sequence[int], rounds: int
-) -> list[dict[str, Any]]:
-    """One row a round, concurrency, system and traffic. All servers are up, but one at a time runs."""
+def measure(stage: Stage, settings: Sequence[Setting], rounds: int) -> list[dict[str, Any]]:
+    """One row a round, traffic and number of clients. Servers that may be paused are all up, but one at a
+    time runs; the others are started for their turn."""
     with ExitStack() as stack:
         servers = [
             stack.enter_context(running(setting, stage.environ, OUT / f"{setting.system}.log"))
             for setting in settings
+            if setting.may_pause
         ]
-        sent = [(server, traffic) for server in servers for traffic in TRAFFIC[server.setting.system]]
-        for server, traffic in sent:
-            check(stage, server, traffic)
+        for server in servers:
+            work_alone(server, servers)
+            for traffic in TRAFFIC[server.setting.system]:
+                check(stage, server, traffic)
         rows = []
         for number in range(rounds):
-            for concurrency in clients:
-                say(f"round {number + 1} of {rounds}, {concurrency} clients")
-                for server, traffic in sent:
+            say(f"round {number + 1} of {rounds}")
+            clients = sorted(
+                {c for server in servers for t in TRAFFIC[server.setting.system] for c in t.clients}
+            )
+            for count in clients:
+                for server in servers:
                     work_alone(server, servers)
-                    name = server.setting.system + (" new" if traffic == "new" else "")
-                    figures = load(stage, server, traffic, concurrency, stage.seconds)
-                    rows.append({"system": name, "concurrency": concurrency, **figures})
+                    rows += _turn(stage, server, count)
+            work_alone(None, servers)
+            for setting in settings:
+                if not setting.may_pause:
+                    with running(setting, stage.environ, OUT / f"{setting.system}.log") as server:
+                        check(stage, server, TRAFFIC[setting.system][0])
+                        rows += [row for count in clients for row in _turn(stage, server, count)]
         return rows
 
 
-def check(stage: Stage, server: Server, traffic: str) -> None:
+def _turn(stage: Stage, server: Server, clients: int) -> list[dict[str, Any]]:
+    """What is measured of a server with so many clients."""
+    return [
+        {"name": traffic.name, "clients": clients, **load(stage, server, traffic, clients, stage.seconds)}
+        for traffic in TRAFFIC[server.setting.system]
+        if clients in traffic.clients
+    ]
+
+
+def overload(stage: Stage, setting: Setting, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Our service in an open loop, offered OFFERED times what it answered at most in the closed one."""
+    traffic = OVERLOAD
+    capacity = max(row["throughput"] for row in rows if row["name"] == traffic.name)
+    with running(setting, stage.environ, OUT / "overload.log") as server:
+        check(stage, server, traffic)
+        load(stage, server, traffic, TRIAL_CONCURRENCY, TRIAL_SECONDS)  # the server learns its pace
+        offered = []
+        for times in OFFERED:
+            say(f"offering {times:g} times the capacity")
+            options = ["--rate", str(times * capacity), "--deadline-ms", str(DEADLINE_MS)]
+            figures = load(stage, server, traffic, OPEN_CONNECTIONS, 2 * stage.seconds, options)
+            offered.append({"times": times, "offered": round(times * capacity, 1), **figures})
+        return offered
+
+
+def check(stage: Stage, server: Server, traffic: Traffic) -> None:
     """Raise SystemExit unless the server answers as the bare loop does, from the vectors that are meant."""
-    paths = sorted(stage.bodies(traffic).glob("*.json"))[:CHECKED]
-    url = f"http://{HOST}:{server.port}{server.setting.path}"
-    with httpx.Client(timeout=60, trust_env=False) as client:
-        for path, (code, confidence) in zip(paths, stage.answers, strict=False):
-            response = client.post(
-                url, content=path.read_bytes(), headers={"Content-Type": "application/json"}
-            )
-            response.raise_for_status()
-            found_code, found_confidence = answer_of(response.json(), traffic)
+    if traffic.method == "GET":
+        return
+    paths = sorted(stage.bodies(traffic).iterdir())[: CHECKED if traffic.products == 1 else 1]
+    for number, path in enumerate(paths):
+        answers = ask(server, traffic, path.read_bytes())
+        wanted = stage.answers[number : number + len(answers)]
+        for (code, confidence), (found_code, found_confidence) in zip(wanted, answers, strict=False):
             if found_code != code or abs(found_confidence - confidence) > TOLERANCE:
                 raise SystemExit(
-                    f"{server.setting.system} files {path.stem} under {found_code} ({found_confidence:.4f}), "
+                    f"{traffic.name} files {path.name} under {found_code} ({found_confidence:.4f}), "
                     f"the bare loop under {code} ({confidence:.4f}): they do not serve the same model"
                 )
 
 
-def answer_of(body: dict[str, Any], traffic: str) -> tuple[str, float]:
-    """Category code and confidence of a peer's answer or of ours."""
-    if traffic == "product":
-        return body["code"], body["confidence"]
-    [result] = body["results"]
-    wanted = {"text": "stored" if traffic == "known" else "computed", "image": "computed"}
-    if result["vectors"] != wanted:
-        raise SystemExit(f"aisle, {traffic} products: found vectors {result['vectors']}, wanted {wanted}")
-    return result["category"]["code"], result["confidence"]
+def ask(server: Server, traffic: Traffic, body: bytes) -> list[tuple[str, float]]:
+    """Category code and confidence of each product, from a peer or from ours."""
+    path = traffic.path or server.setting.path
+    if traffic.method == "GRPC":
+        with grpc.insecure_channel(f"{HOST}:{server.other_port}") as channel:
+            message = channel.unary_unary(path, None, None)(body, timeout=60)
+        told = MessageToDict(
+            classifier_pb2.ClassifyResponse.FromString(message), preserving_proto_field_name=True
+        )
+        results = [result["prediction"] for result in told["results"]]
+    else:
+        response = httpx.post(
+            f"http://{HOST}:{server.port}{path}",
+            content=body,
+            headers={"Content-Type": "application/json"},
+            timeout=60,
+            trust_env=False,
+        )
+        response.raise_for_status()
+        told = response.json()
+        if server.setting.system != "aisle":
+            peer = told if isinstance(told, list) else [told]
+            return [(answer["code"], answer["confidence"]) for answer in peer]
+        results = told["results"]
+    for result in results:
+        vectors = {name: source.rpartition("_")[2].lower() for name, source in vectors_of(result).items()}
+        if vectors != VECTORS[traffic.bodies]:
+            raise SystemExit(f"{traffic.name}: found vectors {vectors}, wanted {VECTORS[traffic.bodies]}")
+    return [(result["category"]["code"], result["confidence"]) for result in results]
 
 
-def load(stage: Stage, server: Server, traffic: str, concurrency: int, seconds: float) -> dict[str, Any]:
-    """Figures of benchmarks.load, in a process of its own. Redis counts as a part of our server."""
+def vectors_of(result: Mapping[str, Any]) -> dict[str, str]:
+    """Where the vectors of an answer came from, as JSON or gRPC tells it."""
+    if "vectors" in result:
+        return dict(result["vectors"])
+    return {"text": result["text_vector"], "image": result["image_vector"]}
+
+
+def load(
+    stage: Stage, server: Server, traffic: Traffic, clients: int, seconds: float, options: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Figures of benchmarks.load, a product, in a process of its own. Redis counts as a part of our
+    server."""
     pids = [server.pid] + [stage.redis_pid] * (server.setting.system == "aisle")
-    command = ["-m", "benchmarks.load", HOST, str(server.port), server.setting.path]
-    command += [str(stage.bodies(traffic)), "--concurrency", str(concurrency), "--warm", str(WARM_S)]
+    port = server.other_port if traffic.method == "GRPC" else server.port
+    command = ["-m", "benchmarks.load", HOST, str(port), traffic.path or server.setting.path]
+    command += [str(stage.bodies(traffic)), "--method", traffic.method, "--concurrency", str(clients)]
+    command += ["--warm", str(WARM_S), *options]
     for pid in pids:
         command += ["--pid", str(pid)]
-    return _python(command, stage.environ, seconds)
+    figures = _python(command, stage.environ, seconds)
+    if figures["answers"]:
+        figures["throughput"] *= traffic.products
+        figures["cpu_ms"] /= traffic.products
+    return figures
 
 
 def _python(command: Sequence[str], environ: Mapping[str, str], seconds: float) -> dict[str, Any]:
@@ -313,106 +346,10 @@ def _python(command: Sequence[str], environ: Mapping[str, str], seconds: float) 
     return result
 
 
-def merge(measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of all rounds to one a system and concurrency: medians, all errors, each round's throughput."""
-    keys = list(dict.fromkeys((row["system"], row["concurrency"]) for row in measured))
-    rows = []
-    for system, concurrency in keys:
-        own = [row for row in measured if (row["system"], row["concurrency"]) == (system, concurrency)]
-        medians = {
-            name: round(statistics.median(row[name] for row in own if row[name] is not None), 2)
-            for name in ("throughput", "p50_ms", "p99_ms", "cpu_ms")
-            if any(row[name] is not None for row in own)
-        }
-        rows.append(
-            {
-                "system": system,
-                "concurrency": concurrency,
-                **medians,
-                "answers": sum(row["answers"] for row in own),
-                "errors": sum(sum(row["errors"].values()) for row in own),
-                "rounds": [round(row["throughput"], 1) for row in own],
-            }
-        )
-    return rows
-
-
-def ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """How many times a peer's throughput ours is, and how many times our CPU time a product a peer
-    takes, which a busy neighbour changes less."""
-    by_key = {(row["system"], row["concurrency"]): row for row in rows}
-    return [
-        {
-            "peer": peer,
-            "concurrency": concurrency,
-            "ratio": round(by_key["aisle", concurrency]["throughput"] / row["throughput"], 2),
-            "cpu_ratio": round(row["cpu_ms"] / by_key["aisle", concurrency]["cpu_ms"], 2),
-            "expected": EXPECTED[peer] if concurrency >= 16 else None,
-        }
-        for (peer, concurrency), row in by_key.items()
-        if peer in EXPECTED and row["answers"] and by_key.get(("aisle", concurrency), {}).get("answers")
-    ]
-
-
-def machine() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "load_average": [round(value, 2) for value in os.getloadavg()],  # ours too: 1, 5 and 15 minutes
-    }
-
-
 def stage_facts() -> dict[str, Any]:
     products = make_products(8)
     sizes = [len(product.image or b"") for product in products]
     return {"products": PRODUCTS, "photo": "JPEG, 500 x 500", "photo_bytes": sum(sizes) // len(sizes)}
-
-
-def show(report: Mapping[str, Any]) -> None:
-    table = Table(title="products a second, one product a request")
-    for column in (
-        "system",
-        "clients",
-        "products/s",
-        "p50 ms",
-        "p99 ms",
-        "server CPU ms",
-        "errors",
-        "ours is",
-    ):
-        table.add_column(column, justify="left" if column == "system" else "right")
-    times = {(r["peer"], r["concurrency"]): f"{r['ratio']:.1f}x" for r in report["ratios"]}
-    for row in report["rows"]:
-        cells = [
-            f"{row.get(name, float('nan')):.1f}" for name in ("throughput", "p50_ms", "p99_ms", "cpu_ms")
-        ]
-        key = (row["system"], row["concurrency"])
-        table.add_row(row["system"], str(key[1]), *cells, str(row["errors"]), times.get(key, ""))
-    console.print(table)
-    limit = report["limit"]
-    console.print(
-        f"bare loop, batches of 32, {limit['threads']} threads: {limit['stored_texts']:.0f} products/s with "
-        f"stored texts, {limit['computed_texts']:.0f} with computed ones"
-    )
-    for name, label in (("milliseconds", limit["threads"]), ("milliseconds_on_one_thread", 1)):
-        stages = ", ".join(f"{stage} {value:.2f}" for stage, value in limit[name].items())
-        console.print(f"milliseconds a product, model on {label} thread(s): {stages}")
-    for name, label in report["settings"].items():
-        console.print(f"{name}: {label}")
-    for row in report["ratios"]:
-        if row["expected"] is not None:
-            met = "met" if row["ratio"] >= row["expected"] else "NOT met"
-            console.print(
-                f"{row['concurrency']} clients: {row['ratio']:.1f} times {row['peer']}, expected "
-                f"{row['expected']:g}: {met} (CPU a product: {row['cpu_ratio']:.1f} times)"
-            )
-    console.print(f"{report['seconds']:.0f} s in all; {OUT / 'serving.json'}")
 
 
 if __name__ == "__main__":

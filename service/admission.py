@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 from service.errors import RequestError, overloaded
@@ -21,6 +22,7 @@ from service.errors import RequestError, overloaded
 BULK_SHARE = 8
 _BULK_BATCHES = 2  # that may be under way where there is room: one is computed, one is prepared
 _MEMORY = 0.9  # of the pace, a batch
+_MARGIN = 1.25  # times the wait that is expected must be in time for a request to be let in
 
 
 @dataclass(eq=False)
@@ -32,9 +34,11 @@ class _Waiter:
 class Gate:
     """`max_queue` bounds the products under way, between here and their answers; `max_bulk` those of bulk
     requests, under way or waiting. `batch` is the most products in one batch. Used on one event loop;
-    `measured` from any thread."""
+    `completed` from any thread."""
 
-    def __init__(self, *, max_queue: int, max_bulk: int, batch: int) -> None:
+    def __init__(
+        self, *, max_queue: int, max_bulk: int, batch: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.max_queue = max_queue
         self.max_bulk = max_bulk
         self.batch = batch
@@ -42,15 +46,24 @@ class Gate:
         self.bulk_products = 0
         self._waiters: deque[_Waiter] = deque()
         self._overtaking = 0  # interactive products that entered while bulk ones waited
+        self._clock = clock
+        self._began_at = self._completed_at = clock()  # when products came to an idle worker; the last batch
         self._busy_s = self._done = 0.0  # recent seconds of work, and products
 
     @property
     def pace_s(self) -> float:
-        """Seconds a product takes, of late; 0 as long as none is known."""
+        """Seconds from one product to the next, of late, while there are some; 0 as long as none is known.
+        All that the worker does is in it, pictures and refusals too."""
         return self._busy_s / self._done if self._done else 0.0
 
-    def measured(self, products: int, seconds: float) -> None:
+    def completed(self, products: int) -> None:
         """A batch was computed."""
+        now = self._clock()
+        self.measured(products, now - max(self._completed_at, self._began_at))
+        self._completed_at = now
+
+    def measured(self, products: int, seconds: float) -> None:
+        """So many products took so long."""
         self._busy_s = self._busy_s * _MEMORY + seconds
         self._done = self._done * _MEMORY + products
 
@@ -62,9 +75,9 @@ class Gate:
                 found=f"{products:,} more for a queue that holds {self.under_way:,}",
                 wanted=f"at most {self.max_queue:,} together, or a retry",
             )
-        wait_s = (self.under_way + products) * self.pace_s
+        wait_s = _MARGIN * (self.under_way + products) * self.pace_s
         if wait_s > timeout_s:
-            found = f"an answer in about {wait_s:.2g} s"
+            found = f"an answer that may take {wait_s:.2g} s"
             return self._overloaded("queue_slow", found=found, wanted=f"one within {timeout_s:.3g} s")
         return None
 
@@ -75,7 +88,7 @@ class Gate:
             raise refusal
         if self._waiters:
             self._overtaking += products
-        self.under_way += products
+        self._enter(products)
         try:
             yield
         finally:
@@ -112,6 +125,11 @@ class Gate:
             else:
                 self._leave(products)
 
+    def _enter(self, products: int) -> None:
+        if not self.under_way:
+            self._began_at = self._clock()
+        self.under_way += products
+
     def _leave(self, products: int) -> None:
         self.under_way -= products
         self._let_in()
@@ -121,7 +139,7 @@ class Gate:
             waiter = self._waiters.popleft()
             if self.under_way + waiter.products > _BULK_BATCHES * self.batch:
                 self._overtaking -= BULK_SHARE * waiter.products
-            self.under_way += waiter.products
+            self._enter(waiter.products)
             waiter.entered.set_result(None)
         if not self._waiters:
             self._overtaking = 0

@@ -29,7 +29,7 @@ from service.desk import IDS_A_PLACE, Answer, Desk, Job, parcel_rows
 from service.doors import METHODS, Doors, early_refusal
 from service.engine import Engine
 from service.grpc_server import GrpcServer
-from service.guard import EdgeGuard
+from service.guard import EdgeGuard, HeldBytes
 from service.labels import LabelBook
 from service.ladder import largest_batch
 from service.models import Models, warm_engine
@@ -60,11 +60,17 @@ def guarded(app: ASGIApp) -> ASGIApp:
         methods=METHODS,
         max_body_bytes=SETTINGS.max_body_bytes,
         body_timeout_s=SETTINGS.body_timeout_s,
-        max_held_bytes=SETTINGS.max_held_bytes,
+        held=held(),
         on_refusal=telemetry().error,
         balance=balance(),
         admission=lambda path, headers: early_refusal(current_desk(), path, headers),
     )
+
+
+@functools.cache
+def held() -> HeldBytes:
+    """What this worker's requests hold, whichever door they came through."""
+    return HeldBytes(SETTINGS.max_held_bytes)
 
 
 @functools.cache
@@ -104,7 +110,6 @@ class Aisle:
     recorder: Recorder
     gate: Gate
     grpc: GrpcServer | None = None
-    at_once: int
     bento_service: BridgedService  # set by BentoML
 
     @bentoml.on_startup
@@ -143,8 +148,7 @@ class Aisle:
         self.dispatch = Dispatcher(self.bento_service, "classify")
         self.dispatch.max_batch = batch = self._largest_batch()
         on_gpu = self.models.champion.classifier.device != "cpu"
-        self.at_once = SETTINGS.batches_at_once or (2 if on_gpu else 1)
-        self.dispatch.allow_at_once(self.at_once)
+        self.dispatch.allow_at_once(SETTINGS.batches_at_once or (2 if on_gpu else 1))
         max_queue = SETTINGS.max_queue or QUEUED_BATCHES * batch
         self.gate = Gate(max_queue=max_queue, max_bulk=SETTINGS.max_bulk, batch=min(batch, max_queue))
         self.warming = True
@@ -161,6 +165,8 @@ class Aisle:
         if SETTINGS.grpc_port:
             self.grpc = GrpcServer(
                 lambda: self.desk,
+                telemetry=telemetry(),
+                held=held(),
                 max_message_bytes=SETTINGS.max_body_bytes,
                 reflect=SETTINGS.grpc_reflection,
             )
@@ -212,7 +218,7 @@ class Aisle:
         batch = jobs[0].engine.answer([job.item for job in jobs])
         prediction_ids = [uuid.uuid4().hex for _ in jobs]
         if not self.warming:  # warm-up batches are neither counted nor recorded
-            self.gate.measured(len(parcel_rows(jobs)), sum(batch.seconds.values()) / self.at_once)
+            self.gate.completed(len(parcel_rows(jobs)))
             telemetry().batch(batch.outcomes, batch.seconds)
             self.recorder.record(jobs, prediction_ids, batch)
         return [

@@ -7,6 +7,7 @@ instance's own proxy would send every call through HTTP again, and lose some (se
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -87,6 +88,9 @@ class Dispatcher:
         try:
             return await self._factory.batch_infer(self._method, (list(items),), {})
         except ServiceUnavailable:
+            # BentoML answers so, too, when who waits is cancelled: a deadline passed, a client left.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError from None
             found, wanted = f"a wait of {self._cork.max_latency:g} s", "a batch before that, or a retry"
             return [overloaded("latency", found=found, wanted=wanted)] * len(items)
 

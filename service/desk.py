@@ -108,9 +108,7 @@ class Desk:
     async def classify(self, given: Sequence[Given], top_k: int, terms: Terms = DEFAULT) -> Reply:
         """Raises RequestError only when the request as a whole has no answer (504, or 429). More than
         a batch holds is bulk, whatever `terms` say."""
-        timeout_s = self.request_timeout_s
-        if terms.timeout_s is not None:
-            timeout_s = min(timeout_s, terms.timeout_s)
+        timeout_s = self._timeout_s(terms)
         is_bulk = terms.priority is Priority.BULK or places(given) > self.gate.batch
         work = self._classify_bulk if is_bulk else self._classify_at_once
         try:
@@ -124,14 +122,19 @@ class Desk:
                 self.telemetry.shed(error.reason, len(given))
             raise
 
-    def refusal(self) -> RequestError | None:
-        """Why no interactive request can enter now, whatever it holds; None where one may."""
-        if (refusal := self.gate.refusal()) is not None:
+    def refusal(self, terms: Terms = DEFAULT) -> RequestError | None:
+        """Why no interactive request of such terms can enter now, whatever it holds; None where one may."""
+        if terms.priority is Priority.BULK:
+            return None
+        if (refusal := self.gate.refusal(timeout_s=self._timeout_s(terms))) is not None:
             self.telemetry.shed(refusal.reason)
         return refusal
 
     def close(self) -> None:
         self._pool.close()
+
+    def _timeout_s(self, terms: Terms) -> float:
+        return min(self.request_timeout_s, terms.timeout_s or self.request_timeout_s)
 
     async def _classify_at_once(self, given: Sequence[Given], top_k: int, timeout_s: float) -> Reply:
         engine = self.champion()
@@ -260,6 +263,12 @@ def worst_fault(outcomes: Sequence[Outcome]) -> ProductError | RequestError | No
 
 def _status(fault: ProductError | RequestError) -> int:
     return fault.status if isinstance(fault, RequestError) else PRODUCT_FAULT_STATUS
+
+
+def size_bytes(given: Sequence[Given]) -> int:
+    """What products hold while they are answered, near enough: a character of text is taken for a byte."""
+    products = [product for product in given if isinstance(product, Product)]
+    return sum(_text_chars(product) + len(product.image or b"") for product in products)
 
 
 def _text_chars(product: Given) -> int:

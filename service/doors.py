@@ -18,7 +18,7 @@ from service.json_door import read_json
 from service.labels import LabelBook, read_labels
 from service.oip_door import OipDoor
 from service.openapi import CLASSIFY, LABELS, OPENAPI, UPLOAD, specification
-from service.terms import PRIORITY, Priority, read_terms
+from service.terms import read_terms
 from service.upload_door import read_upload
 from service.wire import result_object
 
@@ -32,6 +32,7 @@ METHODS: Mapping[str, Sequence[str]] = {
     "/livez": ("GET", "HEAD"),
     "/readyz": ("GET", "HEAD"),
     "/metrics": ("GET", "HEAD"),
+    "/schema.json": ("GET", "HEAD"),  # bentoml.SyncHTTPClient reads it when it is made
 }
 
 CLASSIFYING = (CLASSIFY, UPLOAD, oip_door.INFER)
@@ -41,9 +42,13 @@ logger = logging.getLogger("aisle.service")
 
 def early_refusal(desk: Desk, path: str, headers: Mapping[str, str]) -> RequestError | None:
     """Why a request is not even parsed; None where it may go on."""
-    if path not in CLASSIFYING or headers.get(PRIORITY, "").lower() == Priority.BULK:
+    if path not in CLASSIFYING:
         return None
-    return desk.refusal()
+    try:
+        terms = read_terms(headers)
+    except RequestError:
+        return None  # the door says what is wrong with them
+    return desk.refusal(terms)
 
 
 class Doors:

@@ -37,7 +37,7 @@ REPOSITORY = Path(__file__).parents[1] / "feature_repo"
 READ_S_A_PRODUCT = 0.001  # on top of the deadline, for each product: ten times what it takes
 MANY_PRODUCTS = 1_024  # in a batch
 BREAK_AFTER = 3  # failed reads in a row
-BREAK_PAUSE_S = 5.0
+BREAK_PAUSES_S = (0.5, 5.0)  # the first, and the longest
 WRITE_BACK_BATCHES = 256  # batches that wait to be written; more are dropped, and counted
 # What is counted that should not happen, and its reason in the service's metrics.
 FAILURES = {
@@ -53,17 +53,18 @@ logger = logging.getLogger("aisle.service")
 
 
 class Breaker:
-    """Opens after `failures` in a row; lets one probe through each `pause_s`, until one succeeds."""
+    """Opens after `failures` in a row; lets a probe through after a pause, until one succeeds. Pauses double
+    from the first of `pauses_s` to the last: a busy moment costs little, a store that is away little more."""
 
     def __init__(
         self,
         *,
         failures: int = BREAK_AFTER,
-        pause_s: float = BREAK_PAUSE_S,
+        pauses_s: tuple[float, float] = BREAK_PAUSES_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limit = failures
-        self._pause_s = pause_s
+        self._first_pause_s, self._longest_pause_s = pauses_s
         self._clock = clock
         self._failures = 0
         self._probe_at = 0.0
@@ -81,7 +82,9 @@ class Breaker:
 
     def failed(self) -> None:
         self._failures += 1
-        self._probe_at = self._clock() + self._pause_s
+        probes = max(0, self._failures - self._limit)
+        pause_s = min(self._longest_pause_s, self._first_pause_s * 2 ** min(probes, 30))
+        self._probe_at = self._clock() + pause_s
 
 
 class Reading(NamedTuple):

@@ -1,8 +1,10 @@
-"""What all calls over gRPC have in common: their terms, and faults as a status with HTTP's message and
-details for programs."""
+"""What all calls over gRPC have in common: their terms, what they hold, and faults as a status with HTTP's
+message and details for programs."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NoReturn
 
 import grpc
@@ -13,8 +15,15 @@ from google.rpc.status_pb2 import Status
 from grpc_status.rpc_status import to_status
 
 from aisle.errors import ProductError
+from service.desk import Desk, Given, size_bytes
 from service.errors import OVERLOADED_STATUS, RequestError
+from service.guard import HeldBytes
+from service.telemetry import UNARY_METHODS
 from service.terms import PRIORITY, Priority, Terms, read_priority
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+_PRIORITY = PRIORITY.lower()
 
 _CODES = {
     404: grpc.StatusCode.NOT_FOUND,
@@ -27,9 +36,41 @@ _CODES = {
 
 def terms_of(context: grpc.aio.ServicerContext, default: Priority = Priority.INTERACTIVE) -> Terms:
     """The call's deadline, and the priority in its metadata. Raises RequestError (INVALID_ARGUMENT)."""
-    metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
-    priority = read_priority(metadata.get(PRIORITY.lower()), default)
+    priority = _priority(context.invocation_metadata() or (), default)
     return Terms(priority=priority, timeout_s=context.time_remaining())
+
+
+def early_refusal(desk: Desk, method: str, metadata: Metadata) -> RequestError | None:
+    """Why a call's message is not even read; None where it may go on. Its deadline is not known yet."""
+    if method not in UNARY_METHODS:
+        return None
+    try:
+        priority = _priority(metadata, Priority.INTERACTIVE)
+    except RequestError:
+        return None  # the door says what is wrong with it
+    return desk.refusal(Terms(priority=priority))
+
+
+def _priority(metadata: Metadata, default: Priority) -> Priority:
+    for name, value in metadata:
+        if name == _PRIORITY:
+            return read_priority(str(value))
+    return default
+
+
+@contextlib.contextmanager
+def holding(held: HeldBytes, given: Sequence[Given], desk: Desk) -> Iterator[None]:
+    """Room for a message's products, until it is answered. Raises RequestError (429)."""
+    held_bytes = size_bytes(given)
+    try:
+        held.take(held_bytes, "messages_full")
+    except RequestError as error:
+        desk.telemetry.shed(error.reason, len(given))
+        raise
+    try:
+        yield
+    finally:
+        held.give_back(held_bytes)
 
 
 def status_code(fault: RequestError | ProductError) -> grpc.StatusCode:

@@ -13,7 +13,8 @@ from aisle.product import Product
 from service.desk import Desk, Given, Reply, worst_fault
 from service.engine import Outcome
 from service.errors import RequestError
-from service.grpc_calls import abort, terms_of
+from service.grpc_calls import abort, holding, terms_of
+from service.guard import HeldBytes
 from service.protos import classifier_pb2 as pb
 from service.protos.classifier_pb2_grpc import ClassifierServicer
 from service.terms import Priority, Terms
@@ -31,8 +32,9 @@ _SOURCES = {
 class GrpcDoor(ClassifierServicer):
     """Messages to products, answers to messages. What is wrong is told as the JSON door tells it."""
 
-    def __init__(self, desk: Callable[[], Desk]) -> None:
+    def __init__(self, desk: Callable[[], Desk], held: HeldBytes) -> None:
         self.desk = desk
+        self.held = held
 
     async def Classify(
         self, request: pb.ClassifyRequest, context: grpc.aio.ServicerContext
@@ -55,17 +57,19 @@ class GrpcDoor(ClassifierServicer):
         except RequestError as error:
             await abort(context, error)
         begun: asyncio.Queue[asyncio.Task[pb.ClassifyResponse] | None] = asyncio.Queue()
-        room = asyncio.Semaphore(STREAM_WINDOW)
+        room = asyncio.Semaphore(STREAM_WINDOW - 1)  # behind the one that is begun
         tasks: set[asyncio.Task[pb.ClassifyResponse]] = set()
 
         async def begin() -> None:
-            async for request in requests:
-                await room.acquire()
-                terms = Terms(priority=priority, timeout_s=context.time_remaining())
-                task = asyncio.create_task(self._answer(request, terms))
-                tasks.add(task)
-                begun.put_nowait(task)
-            begun.put_nowait(None)
+            try:
+                async for request in requests:
+                    terms = Terms(priority=priority, timeout_s=context.time_remaining())
+                    task = asyncio.create_task(self._answer(request, terms))
+                    tasks.add(task)
+                    begun.put_nowait(task)
+                    await room.acquire()  # before the next is read: what is not read is not held
+            finally:
+                begun.put_nowait(None)
 
         reader = asyncio.create_task(begin())
         try:
@@ -90,7 +94,8 @@ class GrpcDoor(ClassifierServicer):
         desk = self.desk()
         with desk.telemetry.stage("parse"):
             given, top_k = read_request(request)
-        reply = await desk.classify(given, top_k, terms)
+        with holding(self.held, given, desk):
+            reply = await desk.classify(given, top_k, terms)
         desk.telemetry.faults(reply.outcomes)
         return given, reply
 

@@ -9,7 +9,8 @@ import grpc
 from service import oip
 from service.desk import Desk, Reply, worst_fault
 from service.errors import RequestError
-from service.grpc_calls import abort, terms_of
+from service.grpc_calls import abort, holding, terms_of
+from service.guard import HeldBytes
 from service.protos import inference_pb2 as pb
 from service.protos.inference_pb2_grpc import GRPCInferenceServiceServicer
 
@@ -19,8 +20,9 @@ Context = grpc.aio.ServicerContext
 class GrpcOip(GRPCInferenceServiceServicer):
     """Products as tensors; `desk` is there once the worker is ready."""
 
-    def __init__(self, desk: Callable[[], Desk]) -> None:
+    def __init__(self, desk: Callable[[], Desk], held: HeldBytes) -> None:
         self.desk = desk
+        self.held = held
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -58,7 +60,8 @@ class GrpcOip(GRPCInferenceServiceServicer):
                 top_k = oip.read_top_k(_parameter(request))
                 outputs = oip.check_outputs([output.name for output in request.outputs])
                 terms = terms_of(context)
-            reply = await desk.classify(given, top_k, terms)
+            with holding(self.held, given, desk):
+                reply = await desk.classify(given, top_k, terms)
         except RequestError as error:
             desk.telemetry.error(error.reason)
             await abort(context, error)

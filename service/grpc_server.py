@@ -14,17 +14,21 @@ from grpc_reflection.v1alpha import reflection
 
 from aisle.errors import SettingError
 from service.desk import Desk
+from service.grpc_calls import early_refusal
 from service.grpc_door import GrpcDoor
+from service.grpc_edge import GrpcEdge
 from service.grpc_oip import GrpcOip
+from service.guard import HeldBytes
 from service.protos import classifier_pb2, inference_pb2
 from service.protos.classifier_pb2_grpc import add_ClassifierServicer_to_server
 from service.protos.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from service.telemetry import Telemetry
 
 SERVICES = (
     classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name,
     inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
 )
-_MAX_CALLS = 512  # at once in a worker; more are refused before their messages are read
+MAX_CALLS = 512  # at once in a worker; more are refused before their messages are read
 
 logger = logging.getLogger("aisle.service")
 
@@ -32,15 +36,29 @@ logger = logging.getLogger("aisle.service")
 class GrpcServer:
     """The typed door, the Open Inference Protocol, health, and reflection where it is asked for."""
 
-    def __init__(self, desk: Callable[[], Desk], *, max_message_bytes: int, reflect: bool = False) -> None:
+    def __init__(
+        self,
+        desk: Callable[[], Desk],
+        *,
+        telemetry: Telemetry,
+        held: HeldBytes,
+        max_message_bytes: int,
+        max_calls: int = MAX_CALLS,
+        reflect: bool = False,
+    ) -> None:
         options = (
             ("grpc.so_reuseport", 1),
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", -1),
         )
-        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=_MAX_CALLS)
-        add_ClassifierServicer_to_server(GrpcDoor(desk), self._server)
-        add_GRPCInferenceServiceServicer_to_server(GrpcOip(desk), self._server)
+        edge = GrpcEdge(
+            telemetry,
+            max_calls=max_calls,
+            admission=lambda method, metadata: early_refusal(desk(), method, metadata),
+        )
+        self._server = grpc.aio.server(interceptors=[edge], options=options)
+        add_ClassifierServicer_to_server(GrpcDoor(desk, held), self._server)
+        add_GRPCInferenceServiceServicer_to_server(GrpcOip(desk, held), self._server)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # its stubs are older
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if reflect:

@@ -21,12 +21,33 @@ _DIGITS = 18  # of a length that is read as a number
 _LINGER_S = 2.0  # how long a refused body is read on, so that its sender sees the answer and no reset
 
 
+class HeldBytes:
+    """What all requests of a worker hold together, over HTTP and gRPC: at most `most` bytes."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.now = 0
+
+    def take(self, size_bytes: int, reason: str) -> None:
+        """Raises RequestError (429, `reason`) where there is no room."""
+        if self.now + size_bytes > self.most:
+            raise overloaded(
+                reason,
+                found=f"{self.now:,} bytes of requests held already",
+                wanted=f"at most {self.most:,} at once, or a retry",
+            )
+        self.now += size_bytes
+
+    def give_back(self, size_bytes: int) -> None:
+        self.now -= size_bytes
+
+
 class EdgeGuard:
     """ASGI: unknown paths answer 404, other methods 405, bodies over the limit 413, slow ones 408.
 
     `methods` maps each allowed path to its methods. A body is read here, whole: what is behind the
-    guard never waits for a client. All bodies that are held at once, arriving or being answered, have
-    `max_held_bytes` together: more is answered 429. `on_refusal` is told the reason of each refusal.
+    guard never waits for a client. All bodies that are held at once, arriving or being answered, are `held`
+    together: more is answered 429. `on_refusal` is told the reason of each refusal.
     `admission` may refuse a request by its path and headers, once its body is here and before it is read:
     refusing must stay cheap when there is most of it.
     `balance` knows of all requests, and ends the connections that another worker should have.
@@ -39,7 +60,7 @@ class EdgeGuard:
         methods: Mapping[str, Sequence[str]],
         max_body_bytes: int,
         body_timeout_s: float,
-        max_held_bytes: int,
+        held: HeldBytes,
         on_refusal: Callable[[str], None],
         balance: Balance,
         admission: Callable[[str, Headers], RequestError | None],
@@ -48,8 +69,7 @@ class EdgeGuard:
         self.methods = methods
         self.max_body_bytes = max_body_bytes
         self.body_timeout_s = body_timeout_s
-        self.max_held_bytes = max_held_bytes
-        self.held_bytes = 0
+        self.held = held
         self.on_refusal = on_refusal
         self.balance = balance
         self.admission = admission
@@ -118,17 +138,11 @@ class EdgeGuard:
             gone.cancel()
 
     def _hold(self, incoming: _Incoming, size_bytes: int) -> None:
-        if self.held_bytes + size_bytes > self.max_held_bytes:
-            raise overloaded(
-                "bodies_full",
-                found=f"{self.held_bytes:,} bytes of bodies held already",
-                wanted=f"at most {self.max_held_bytes:,} at once, or a retry",
-            )
-        self.held_bytes += size_bytes
+        self.held.take(size_bytes, "bodies_full")
         incoming.held_bytes += size_bytes
 
     def _release(self, incoming: _Incoming) -> None:
-        self.held_bytes -= incoming.held_bytes
+        self.held.give_back(incoming.held_bytes)
         incoming.held_bytes = 0
 
     def _check(self, scope: Scope) -> None:

@@ -133,7 +133,7 @@ class Settings:
             "AISLE_MAX_HELD_BYTES",
             str(512 * 2**20),
             integer(1_024, 2**40),
-            "all bodies that one worker holds at once; more are shed",
+            "all bodies and gRPC messages that one worker holds at once; more are shed",
         )
     )
     body_timeout_s: float = field(
@@ -160,7 +160,7 @@ class Settings:
     features_deadline_s: float = field(
         metadata=variable(
             "AISLE_FEATURES_DEADLINE_S",
-            "0.05",
+            "0.1",
             seconds(0.001, 10),
             "longest wait for the online store in a batch, and a millisecond a product",
         )

@@ -8,6 +8,7 @@ by the code, and no label is made from a request.
 from __future__ import annotations
 
 import collections
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ STAGES = ("parse", "prepare", "wait", "features", "embed", "decide")
 FAULTS = (
     "bodies_full",
     "bulk_full",
+    "calls_full",
     "features_read_failed",
     "features_read_skipped",
     "features_unavailable",
@@ -36,13 +38,18 @@ FAULTS = (
     "internal",
     "latency",
     "ledger_unavailable",
+    "messages_full",
     "model_failed",
     "queue_full",
     "queue_slow",
     "timeout",
 )
 
-SHED = ("bulk_full", "latency", "queue_full", "queue_slow")
+SHED = ("bulk_full", "calls_full", "latency", "messages_full", "queue_full", "queue_slow")
+# Methods over gRPC that answer products, and how their calls end where that is the service's fault.
+UNARY_METHODS = ("/aisle.v1.Classifier/Classify", "/inference.GRPCInferenceService/ModelInfer")
+METHODS = ("/aisle.v1.Classifier/ClassifyStream", *UNARY_METHODS)
+FAULTY_CODES = ("DATA_LOSS", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "UNKNOWN")
 
 
 class Telemetry:
@@ -80,6 +87,20 @@ class Telemetry:
         self._errors = Counter(
             "aisle_errors", "Requests and products not answered, by reason", ["reason"], registry=registry
         )
+        calls = Counter(
+            "aisle_grpc_requests",
+            "Calls over gRPC that have ended, by method and status",
+            ["method", "code"],
+            registry=registry,
+        )
+        seconds = Histogram(
+            "aisle_grpc_request_seconds",
+            "Time from a message's arrival to its answer, of unary calls over gRPC that were answered (OK)",
+            ["method"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._calls, self._call_seconds = functools.cache(calls.labels), functools.cache(seconds.labels)
         self._records = Counter(
             "aisle_ledger_records",
             "Predictions for the ledger, by what became of them",
@@ -125,6 +146,11 @@ class Telemetry:
         for modality in ("text", "image"):
             for source in Source:
                 self._vectors.labels(modality, source.value)
+        for method in METHODS:
+            for code in ("OK", *FAULTY_CODES):
+                self._calls(method, code)
+        for method in UNARY_METHODS:
+            self._call_seconds(method)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -145,6 +171,12 @@ class Telemetry:
 
     def error(self, reason: str) -> None:
         self._errors.labels(reason).inc()
+
+    def called(self, method: str, code: str, seconds: float | None = None) -> None:
+        """A call over gRPC has ended; after `seconds`, where it is a unary one that was answered."""
+        self._calls(method, code).inc()
+        if seconds is not None:
+            self._call_seconds(method).observe(seconds)
 
     def faults(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:

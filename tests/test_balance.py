@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from service.balance import Balance
-from service.guard import EdgeGuard
+from service.guard import EdgeGuard, HeldBytes
 
 BATCH_S = 0.03
 
@@ -128,7 +128,7 @@ def test_an_answer_says_that_its_connection_ends(tmp_path: Path) -> None:
         methods={"/": ("GET",)},
         max_body_bytes=10,
         body_timeout_s=1,
-        max_held_bytes=10,
+        held=HeldBytes(10),
         on_refusal=lambda _: None,
         balance=market.workers[0].balance,
         admission=lambda path, headers: None,

@@ -150,3 +150,18 @@ def test_an_error_of_the_method_reaches_the_caller() -> None:
             await dispatcher.batch_infer([None])
 
     in_worker(make_service(), work)
+
+
+def test_a_deadline_that_passes_while_a_product_waits_is_a_deadline_and_no_refusal() -> None:
+    async def work(dispatcher: Dispatcher, instance: Any) -> None:
+        await dispatcher.lead_through_training(1)
+        instance.gate.clear()
+        running = asyncio.ensure_future(dispatcher.batch_infer([1]))
+        await asyncio.sleep(0.05)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await dispatcher.batch_infer([2])
+        instance.gate.set()
+        assert await running == [2]
+
+    in_worker(make_service(), work)

@@ -165,6 +165,21 @@ def test_a_client_says_how_long_it_waits(service: TinyService) -> None:
     assert (refused.status_code, refused.json()["error"]["reason"]) == (429, "queue_slow")
 
 
+def test_who_would_wait_too_long_is_refused_before_the_body_is_parsed(service: TinyService) -> None:
+    service.gate.measured(products=10, seconds=2)
+    headers = {"Aisle-Timeout-Ms": "50", "Content-Type": "application/json"}
+    refused = service.client.post("/v1/classify", content=b"not JSON", headers=headers)
+    assert (refused.status_code, refused.json()["error"]["reason"]) == (429, "queue_slow")
+    patient = service.client.post(
+        "/v1/classify", content=b"not JSON", headers={**headers, "Aisle-Priority": "bulk"}
+    )
+    assert patient.status_code == 400
+    wrong = service.client.post(
+        "/v1/classify", content=b"{}", headers={**headers, "Aisle-Timeout-Ms": "soon"}
+    )
+    assert wrong.status_code == 422
+
+
 def test_no_answer_in_time_is_a_504(service: TinyService) -> None:
     service = TinyService(service.classifier, request_timeout_s=0.05)
     service.dispatch.delay_s = 5

@@ -243,22 +243,23 @@ def assert_quick_without_redis(shop: FeatureShop, url: str) -> None:
 
 def test_the_breaker_lets_one_probe_through_after_its_pause() -> None:
     now = [0.0]
-    breaker = Breaker(failures=2, pause_s=5, clock=lambda: now[0])
+    breaker = Breaker(failures=2, pauses_s=(2, 5), clock=lambda: now[0])
     breaker.failed()
     assert breaker.allows()
     breaker.failed()
     assert not breaker.allows()
-    now[0] = 5.0
-    assert breaker.allows()  # the probe
-    breaker.failed()
-    assert not breaker.allows()
-    now[0] = 10.0
+    for pause in (2, 4, 5, 5):  # each probe fails
+        now[0] += pause - 0.1
+        assert not breaker.allows()
+        now[0] += 0.2
+        assert breaker.allows()
+        breaker.failed()
     breaker.succeeded()
     assert breaker.allows()
 
 
 def test_a_reader_recovers_when_redis_does(shop: FeatureShop, reader: FeatureReader) -> None:
-    reader.breaker = Breaker(failures=1, pause_s=0.0)
+    reader.breaker = Breaker(failures=1, pauses_s=(0.0, 0.0))
     reader.breaker.failed()
     assert reader.breaker.is_open
     assert reader.read(["p7"]).stored[0].text_hash == text_hash("train 7")

@@ -140,6 +140,42 @@ def test_a_deadline_that_is_over_is_told_as_such(stub: ClassifierStub) -> None:
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+def test_every_call_is_counted_on_the_page_that_prometheus_reads(
+    server: LiveServer, channel: grpc.Channel, stub: ClassifierStub
+) -> None:
+    before = server.metrics()
+    request = pb.ClassifyRequest(products=[pb.Product(title="train")])
+    stub.Classify(request, timeout=30)
+    with pytest.raises(grpc.RpcError):
+        stub.Classify(pb.ClassifyRequest(), timeout=30)
+    assert len(list(stub.ClassifyStream(iter([request] * 3), timeout=30))) == 3
+    with pytest.raises(grpc.RpcError):
+        channel.unary_unary("/aisle.v1.Classifier/Guess")(b"", timeout=30)
+    leaving = stub.Classify.future(pb.ClassifyRequest(products=[pb.Product(title="train " * 50)] * 256))
+    time.sleep(0.2)  # it is under way by now, and takes longer
+    leaving.cancel()
+
+    def rises() -> dict[str, float]:
+        after = server.metrics()
+        name = "aisle_grpc_requests_total"
+        changes = {metric: value - before.get(metric, 0) for metric, value in after.items()}
+        return {metric: change for metric, change in changes.items() if metric.startswith(name) and change}
+
+    wanted = {
+        ("/aisle.v1.Classifier/Classify", "OK"),
+        ("/aisle.v1.Classifier/Classify", "INVALID_ARGUMENT"),
+        ("/aisle.v1.Classifier/Classify", "CANCELLED"),
+        ("/aisle.v1.Classifier/ClassifyStream", "OK"),
+        ("unknown", "UNIMPLEMENTED"),
+    }
+    deadline = time.monotonic() + 10
+    while sum(rises().values()) < len(wanted) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert rises() == {
+        f'aisle_grpc_requests_total{{code="{code}",method="{method}"}}': 1 for method, code in wanted
+    }
+
+
 def test_health_says_serving(channel: grpc.Channel) -> None:
     stub = health_pb2_grpc.HealthStub(channel)
     for service in ("", "aisle.v1.Classifier", "inference.GRPCInferenceService"):

@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.balance import Balance
 from service.errors import RequestError, overloaded
-from service.guard import EdgeGuard
+from service.guard import EdgeGuard, HeldBytes
 
 LIMIT_BYTES = 1_000
 
@@ -32,7 +32,7 @@ class Edge:
             methods={"/echo": ("POST",), "/livez": ("GET", "HEAD")},
             max_body_bytes=LIMIT_BYTES,
             body_timeout_s=body_timeout_s,
-            max_held_bytes=2 * LIMIT_BYTES,
+            held=HeldBytes(2 * LIMIT_BYTES),
             on_refusal=self.refusals.append,
             balance=Balance(folder / "load", 1),
             admission=lambda path, headers: self.refusal,
@@ -145,13 +145,13 @@ def test_what_is_not_admitted_is_refused_once_its_body_is_here(edge: Edge) -> No
 
 def test_bodies_have_one_budget_together_and_give_it_back(tmp_path: Path) -> None:
     edge = Edge(tmp_path)
-    edge.guard.held_bytes = 2 * LIMIT_BYTES - 10  # as other requests would hold
+    edge.guard.held.now = 2 * LIMIT_BYTES - 10  # as other requests would hold
     refused = edge.client.post("/echo", content=b"x" * 11)
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
     assert refused.json()["error"]["reason"] == "bodies_full"
-    assert refused.json()["error"]["found"] == "1,990 bytes of bodies held already"
+    assert refused.json()["error"]["found"] == "1,990 bytes of requests held already"
     assert edge.client.post("/echo", content=b"x" * 10).status_code == 200
-    assert edge.guard.held_bytes == 2 * LIMIT_BYTES - 10
+    assert edge.guard.held.now == 2 * LIMIT_BYTES - 10
 
 
 def test_a_length_with_5000_zeros_is_a_length(edge: Edge) -> None:
@@ -194,7 +194,7 @@ def test_the_work_for_a_client_that_is_gone_is_stopped(tmp_path: Path) -> None:
         await edge.guard({"type": "http", "path": "/echo", "method": "POST", "headers": []}, receive, send)
 
     asyncio.run(run())
-    assert (ended, edge.refusals, edge.guard.held_bytes) == (["stopped"], ["client_gone"], 0)
+    assert (ended, edge.refusals, edge.guard.held.now) == (["stopped"], ["client_gone"], 0)
 
 
 async def _status(guard: EdgeGuard, headers: list[tuple[bytes, bytes]]) -> int:

@@ -85,10 +85,18 @@ def test_a_percentile_is_a_value_that_was_measured(values: list[float], share: f
 
 
 def test_figures_are_those_of_the_records() -> None:
-    records = Records(latencies_s=[0.3, 0.1, 0.2, 0.4], cpu_s=[1.0, 1.5])
+    records = Records(latencies_s=[0.3, 0.1, 0.2, 0.4], refusals_s=[0.02, 0.01], cpu_s=[1.0, 1.5])
     records.errors.update({"503": 2})
     assert summarise(records, 2.0) == Figures(
-        answers=4, seconds=2.0, throughput=2.0, p50_ms=200.0, p99_ms=400.0, cpu_ms=125.0, errors={"503": 2}
+        answers=4,
+        seconds=2.0,
+        throughput=2.0,
+        p50_ms=200.0,
+        p99_ms=400.0,
+        cpu_ms=125.0,
+        refused=2,
+        refused_p99_ms=20.0,
+        errors={"503": 2},
     )
 
 
@@ -115,6 +123,42 @@ def test_a_closed_loop_has_one_request_a_client_under_way() -> None:
     # 4 clients, 50 ms an answer, 0.3 s: at most 24, and one less for each client on a busy machine.
     assert 16 <= figures.answers <= 24
     assert figures.throughput == pytest.approx(figures.answers / 0.3)
+
+
+def test_an_open_loop_sends_when_it_is_due_however_slow_the_answers() -> None:
+    async def slow(number: int, body: bytes) -> bytes:
+        await asyncio.sleep(0.2)
+        return ok()
+
+    figures, tiny = run(slow, rate=100, concurrency=64, seconds=0.5)
+    assert 50 <= len(tiny.bodies) <= 60  # 0.6 s of them
+    assert 200 <= figures.p50_ms < 260  # type: ignore[operator]
+
+
+def test_an_open_loop_counts_the_wait_for_a_connection() -> None:
+    async def slow(number: int, body: bytes) -> bytes:
+        await asyncio.sleep(0.1)
+        return ok()
+
+    figures, tiny = run(slow, rate=100, concurrency=1, seconds=0.5)
+    assert len(tiny.bodies) <= 7
+    assert figures.p99_ms > 300  # type: ignore[operator]
+
+
+def test_refusals_are_told_apart_and_timed() -> None:
+    async def every_other(number: int, body: bytes) -> bytes:
+        await asyncio.sleep(0.01)
+        return ok(status="429 Too Many Requests") if number % 2 else ok()
+
+    figures, _ = run(every_other)
+    assert figures.errors == {}
+    assert abs(figures.refused - figures.answers) <= 1
+    assert 10 <= figures.refused_p99_ms < 60  # type: ignore[operator]
+
+
+def test_a_get_has_no_body_and_a_deadline_is_told() -> None:
+    assert request_bytes("h", "/x", b"", method="GET") == b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
+    assert b"\r\nAisle-Timeout-Ms: 250\r\n" in request_bytes("h", "/x", b"{}", deadline_ms=250)
 
 
 def test_bodies_are_sent_in_turn() -> None:
@@ -149,6 +193,28 @@ def test_a_connection_that_the_server_ends_is_an_error_and_is_opened_again() -> 
     assert figures.errors == {"ValueError": 1}
     assert figures.answers > 0
     assert tiny.connections == len(tiny.bodies)
+
+
+def test_a_connection_that_was_ended_while_idle_is_opened_again() -> None:
+    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ok(b"{}"))
+        await writer.drain()
+        writer.close()
+
+    async def ask() -> list[int]:
+        server = await asyncio.start_server(closing, "127.0.0.1", 0)
+        async with server:
+            connection = Connection("127.0.0.1", server.sockets[0].getsockname()[1])
+            request = request_bytes("h", "/x", b"", method="GET")
+            statuses = []
+            for _ in range(3):
+                statuses.append((await connection.send(request))[0])
+                await asyncio.sleep(0.05)
+            connection.close()
+            return statuses
+
+    assert asyncio.run(ask()) == [200] * 3
 
 
 def test_a_server_that_hangs_costs_the_timeout_and_no_more() -> None:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import yaml
@@ -25,7 +26,9 @@ from live_server import ROOT, LiveServer, free_port
 from programs import program
 
 from service.features import FAILURES
-from service.telemetry import FAULTS, SECONDS, STAGES
+from service.protos import classifier_pb2 as pb
+from service.protos.classifier_pb2_grpc import ClassifierStub
+from service.telemetry import FAULTS, FAULTY_CODES, METHODS, SECONDS, STAGES
 
 MONITORING = ROOT / "monitoring"
 PROMETHEUS = MONITORING / "prometheus"
@@ -144,6 +147,16 @@ def test_reasons_that_rules_ask_for_begin_at_zero() -> None:
     assert asked | set(FAILURES.values()) <= set(FAULTS)
 
 
+def test_calls_that_rules_ask_for_begin_at_zero() -> None:
+    asked = [rule["expr"] for rule in RULES if "aisle_grpc" in rule["expr"]]
+    patterns = {pattern for expression in asked for pattern in re.findall(r'method=~"([^"]+)"', expression)}
+    codes = {codes for expression in asked for codes in re.findall(r'code=~"([A-Z_|]+)"', expression)}
+    assert codes == {"|".join(FAULTY_CODES)}
+    for pattern in patterns:
+        assert all(re.fullmatch(pattern, method) for method in METHODS)
+        assert not re.fullmatch(pattern, "/inference.GRPCInferenceService/ModelReady")
+
+
 # The board.
 
 
@@ -231,6 +244,7 @@ class Plant:
     def __init__(self, server: LiveServer, url: str) -> None:
         self.server = server
         self.url = url
+        self.called = 0  # over gRPC
 
     def get(self, path: str, **parameters: str) -> Any:
         answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=10)
@@ -255,6 +269,10 @@ class Plant:
         products = [{"title": "wooden train"}, {"title": "livre roman poche"}, {}]
         assert self.server.classify(products).status_code == 200
         assert self.server.classify([{}]).status_code == 422
+        with grpc.insecure_channel(f"127.0.0.1:{self.server.grpc_port}") as channel:
+            classify = ClassifierStub(channel).Classify
+            classify(pb.ClassifyRequest(products=[pb.Product(title="wooden train")]), timeout=30)
+        self.called += 1
         label = {"product_id": "1", "category": "10"}
         for path, body in (("/v1/labels", {"labels": [label]}), ("/v1/classify", []), ("/nothing", {})):
             self.server.client.post(path, json=body)
@@ -346,6 +364,13 @@ def test_recorded_values_are_those_of_the_traffic(plant: Plant) -> None:
     assert plant.value('aisle:stored_vectors:ratio_rate5m{modality="text"}') == 0
     assert 1 <= plant.value("aisle:batch_products:mean5m") <= 8
     assert plant.value("aisle:requests:rate5m") > 0
+
+
+def test_calls_over_grpc_are_the_sum_of_both_workers(plant: Plant) -> None:
+    for _ in range(8):  # a connection each: the kernel spreads them over the workers
+        plant.ask()
+    name = 'aisle_grpc_requests_total{code="OK",method="/aisle.v1.Classifier/Classify"}'
+    assert {plant.server.metrics()[name] for _ in range(10)} == {plant.called}  # whichever worker is asked
 
 
 def test_every_stage_began_at_zero_and_no_other_came(plant: Plant) -> None:

@@ -13,7 +13,7 @@ from aisle.prediction import Candidate, Prediction, Source
 from aisle.taxonomy import Category
 from aisle.text import TextEncoder
 from service.engine import Engine
-from service.telemetry import Telemetry, forget_dead_workers
+from service.telemetry import FAULTY_CODES, METHODS, Telemetry, forget_dead_workers
 
 BOOKS = Category(code="10", name="books")
 
@@ -45,6 +45,30 @@ def test_a_batch_is_counted() -> None:
     assert read("aisle_confidence_bucket", {"le": "0.7"}) == 2
     assert read("aisle_stage_seconds_bucket", {"stage": "embed", "le": "0.002"}) == 0
     assert read("aisle_stage_seconds_bucket", {"stage": "embed", "le": "0.005"}) == 1
+
+
+def test_calls_over_grpc_are_counted_and_those_that_were_answered_are_timed() -> None:
+    registry = CollectorRegistry()
+    telemetry = Telemetry(max_batch=32, registry=registry)
+    classify = {"method": "/aisle.v1.Classifier/Classify"}
+    telemetry.called(classify["method"], "OK", 0.004)
+    telemetry.called(classify["method"], "OK", 2.0)
+    telemetry.called(classify["method"], "RESOURCE_EXHAUSTED")
+    read = registry.get_sample_value
+    assert read("aisle_grpc_requests_total", {**classify, "code": "OK"}) == 2
+    assert read("aisle_grpc_requests_total", {**classify, "code": "RESOURCE_EXHAUSTED"}) == 1
+    assert read("aisle_grpc_request_seconds_bucket", {**classify, "le": "0.005"}) == 1
+    assert read("aisle_grpc_request_seconds_bucket", {**classify, "le": "1.0"}) == 1
+    assert read("aisle_grpc_request_seconds_sum", classify) == 2.004
+
+
+def test_calls_that_rules_ask_for_begin_at_zero() -> None:
+    registry = CollectorRegistry()
+    Telemetry(max_batch=32, registry=registry)
+    for method in METHODS:
+        for code in ("OK", *FAULTY_CODES):
+            begun = {"method": method, "code": code}
+            assert registry.get_sample_value("aisle_grpc_requests_total", begun) == 0
 
 
 def test_batch_buckets_end_at_the_largest_batch() -> None:

@@ -29,7 +29,7 @@ from service.doors import METHODS, Doors, early_refusal
 from service.engine import Engine
 from service.errors import RequestError
 from service.features import Reading
-from service.guard import EdgeGuard
+from service.guard import EdgeGuard, HeldBytes
 from service.labels import LabelBook
 from service.telemetry import Telemetry
 
@@ -129,7 +129,7 @@ class TinyService:
             methods=METHODS,
             max_body_bytes=MAX_BODY_BYTES,
             body_timeout_s=5,
-            max_held_bytes=16 * MAX_BODY_BYTES,
+            held=HeldBytes(16 * MAX_BODY_BYTES),
             on_refusal=telemetry.error,
             balance=Balance(Path(tempfile.mkdtemp()) / "load", 1),
             admission=lambda path, headers: early_refusal(self.desk, path, headers),

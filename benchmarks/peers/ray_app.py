@@ -36,6 +36,8 @@ class Classify:
         return self.classifier.predict(items)
 
     async def __call__(self, request: Request) -> JSONResponse:
+        if request.method == "GET":  # Ray Serve's own health says nothing of the replicas
+            return JSONResponse({"ready": True})
         given = await request.json()
         try:
             image = base64.b64decode(given["image"], validate=True)

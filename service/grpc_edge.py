@@ -1,0 +1,149 @@
+"""What stands before every door over gRPC: it counts how each call ends, and refuses some unread."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, NoReturn
+
+import grpc
+
+from service.errors import RequestError, overloaded
+from service.grpc_calls import Metadata, abort
+from service.telemetry import Telemetry
+
+UNKNOWN_METHOD = "unknown"  # whatever is not served: clients make names up, and each would be a series
+
+Context = grpc.aio.ServicerContext
+Details = grpc.HandlerCallDetails
+Handler = grpc.RpcMethodHandler
+
+
+class GrpcEdge(grpc.aio.ServerInterceptor):
+    """At most `max_calls` are under way, from their headers to their end. More are refused, and so is what
+    `admission` refuses by its method and metadata: their messages are never read.
+
+    A call counts once, when it ends. One that is gone before its message is here whole does not count, as
+    over HTTP. All handlers are asynchronous.
+    """
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        *,
+        max_calls: int,
+        admission: Callable[[str, Metadata], RequestError | None],
+    ) -> None:
+        self.telemetry = telemetry
+        self.max_calls = max_calls
+        self.admission = admission
+        self.under_way = 0
+        self._counted: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self, continuation: Callable[[Details], Awaitable[Handler]], call: Details
+    ) -> Handler:
+        handler = await continuation(call)
+        if handler is None:  # its stubs do not know that
+            self.telemetry.called(UNKNOWN_METHOD, grpc.StatusCode.UNIMPLEMENTED.name)
+            return handler
+        if (refusal := self._refusal(call)) is not None:
+            self.telemetry.error(refusal.reason)
+            return self._count(call.method, _refusing(refusal))
+        self._enter()
+        counted = self._counted.get(call.method)
+        if counted is None:
+            counted = self._counted[call.method] = self._count(call.method, handler)
+        return counted
+
+    def _refusal(self, call: Details) -> RequestError | None:
+        if self.under_way < self.max_calls:
+            return self.admission(call.method, call.invocation_metadata)
+        self.telemetry.shed("calls_full")
+        found, wanted = f"{self.under_way:,} calls under way", f"at most {self.max_calls:,}, or a retry"
+        return overloaded("calls_full", found=found, wanted=wanted)
+
+    def _enter(self) -> None:
+        """The call is this task, to its end: it waits for the message, answers it, and sends the answer."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.under_way += 1
+        task.add_done_callback(self._leave)
+
+    def _leave(self, _: asyncio.Task[Any]) -> None:
+        self.under_way -= 1
+
+    def _count(self, method: str, handler: Handler) -> Handler:
+        sides = (handler.request_streaming, handler.response_streaming)
+        kind = "_".join("stream" if streams else "unary" for streams in sides)
+        answer = getattr(handler, kind)
+        if inspect.isasyncgenfunction(answer):
+            counted: Callable[..., Any] = self._count_generator(method, answer)
+        else:
+            counted = self._count_coroutine(method, answer, is_timed=not any(sides))
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        made: Handler = make(counted, handler.request_deserializer, handler.response_serializer)
+        return made
+
+    def _count_coroutine(
+        self, method: str, answer: Callable[[Any, Context], Awaitable[Any]], *, is_timed: bool
+    ) -> Callable[[Any, Context], Awaitable[Any]]:
+        called = self.telemetry.called
+
+        async def counted(request: Any, context: Context) -> Any:
+            start = time.perf_counter()
+            try:
+                answered = await answer(request, context)
+            except BaseException as error:
+                called(method, _status(context, start, error))
+                raise
+            status = _status(context, start)
+            called(method, status, time.perf_counter() - start if is_timed and status == "OK" else None)
+            return answered
+
+        return counted
+
+    def _count_generator(
+        self, method: str, answer: Callable[[Any, Context], AsyncIterator[Any]]
+    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        called = self.telemetry.called
+
+        async def counted(request: Any, context: Context) -> AsyncIterator[Any]:
+            start = time.perf_counter()
+            try:
+                async with aclosing(answer(request, context)) as answers:  # type: ignore[type-var]
+                    async for answered in answers:
+                        yield answered
+            except BaseException as error:
+                called(method, _status(context, start, error))
+                raise
+            called(method, _status(context, start))
+
+        return counted
+
+
+def _refusing(refusal: RequestError) -> Handler:
+    """A stream to gRPC, whatever the client has called: a stream's messages are read by its handler."""
+
+    async def refuse(_: Any, context: Context) -> NoReturn:
+        await abort(context, refusal)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _status(context: Context, start: float, error: BaseException | None = None) -> str:
+    """The name of the status that a call ends with whose handler began at `start`, and raised `error`."""
+    if (code := context.code()) is not None:
+        name: str = code.name
+        return name
+    if error is None:
+        return "OK"
+    if not isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return "UNKNOWN"
+    left_s = context.time_remaining()
+    # Deadlines travel with two or three digits, rounded up: the client's own is up to 1 % sooner.
+    is_over = left_s is not None and left_s <= 0.001 + 0.01 * (time.perf_counter() - start)
+    return "DEADLINE_EXCEEDED" if is_over else "CANCELLED"

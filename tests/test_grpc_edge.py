@@ -1,0 +1,366 @@
+"""What is counted of calls over gRPC, and what is refused before it is read: a real server and a real client,
+around a classifier of toy size."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tiny_service import MAX_BODY_BYTES, TinyService, tiny_classifier
+
+from aisle.image import ImageEncoder
+from aisle.text import TextEncoder
+from service.grpc_door import STREAM_WINDOW, GrpcDoor
+from service.grpc_server import GrpcServer
+from service.guard import HeldBytes
+from service.protos import classifier_pb2 as pb
+from service.protos import inference_pb2 as oip_pb
+from service.protos.classifier_pb2_grpc import ClassifierStub
+from service.protos.inference_pb2_grpc import GRPCInferenceServiceStub
+from service.telemetry import FAULTY_CODES, METHODS, UNARY_METHODS
+
+CLASSIFY, STREAM = "/aisle.v1.Classifier/Classify", "/aisle.v1.Classifier/ClassifyStream"
+ONE = pb.ClassifyRequest(products=[pb.Product(title="train")])
+LATE_S, LONG_S = 0.3, 20
+
+
+@pytest.fixture
+def service(tiny_text_encoder: TextEncoder, tiny_image_encoder: ImageEncoder) -> TinyService:
+    return TinyService(tiny_classifier(tiny_text_encoder, tiny_image_encoder))
+
+
+@asynccontextmanager
+async def served(
+    service: TinyService, *, max_calls: int = 8, max_held_bytes: int = MAX_BODY_BYTES
+) -> AsyncIterator[grpc.aio.Channel]:
+    server = GrpcServer(
+        lambda: service.desk,
+        telemetry=service.desk.telemetry,
+        held=HeldBytes(max_held_bytes),
+        max_message_bytes=MAX_BODY_BYTES,
+        max_calls=max_calls,
+    )
+    port = await server.start("127.0.0.1", 0)
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield channel
+    finally:
+        await server.stop(1)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LONG_S):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+def counted(service: TinyService) -> dict[tuple[str, str], float]:
+    """Calls that have ended, by method and status."""
+    samples = [sample for metric in service.registry.collect() for sample in metric.samples]
+    return {
+        (sample.labels["method"], sample.labels["code"]): sample.value
+        for sample in samples
+        if sample.name == "aisle_grpc_requests_total" and sample.value
+    }
+
+
+def timed(service: TinyService) -> dict[str, float]:
+    samples = [sample for metric in service.registry.collect() for sample in metric.samples]
+    return {
+        sample.labels["method"]: sample.value
+        for sample in samples
+        if sample.name == "aisle_grpc_request_seconds_count" and sample.value
+    }
+
+
+async def refused(call: grpc.aio.UnaryUnaryCall) -> tuple[grpc.StatusCode, ErrorInfo, RetryInfo]:
+    """How it was refused, and the details for programs."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    info, retry = ErrorInfo(), RetryInfo()
+    written = dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
+    for detail in Status.FromString(written).details:
+        for message in (info, retry):
+            detail.Unpack(message)
+    return caught.value.code(), info, retry
+
+
+def test_an_answer_is_counted_and_timed(service: TinyService) -> None:
+    async def run() -> None:
+        async with served(service) as channel:
+            for _ in range(2):
+                assert len((await ClassifierStub(channel).Classify(ONE)).results) == 1
+            await GRPCInferenceServiceStub(channel).ServerLive(oip_pb.ServerLiveRequest())
+
+    asyncio.run(run())
+    live = "/inference.GRPCInferenceService/ServerLive"
+    assert counted(service) == {(CLASSIFY, "OK"): 2, (live, "OK"): 1}
+    assert timed(service) == {CLASSIFY: 2, live: 1}
+
+
+def test_a_refusal_keeps_its_details_and_is_not_timed(service: TinyService) -> None:
+    async def run() -> None:
+        async with served(service) as channel:
+            code, info, _ = await refused(ClassifierStub(channel).Classify(pb.ClassifyRequest()))
+            assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "product_count")
+            assert info.metadata["wanted"] == "a list of 1 to 256 products"
+            code, info, _ = await refused(
+                GRPCInferenceServiceStub(channel).ModelInfer(oip_pb.ModelInferRequest(model_name="resnet"))
+            )
+            assert (code, info.reason) == (grpc.StatusCode.NOT_FOUND, "model_unknown")
+
+    asyncio.run(run())
+    infer = "/inference.GRPCInferenceService/ModelInfer"
+    assert counted(service) == {(CLASSIFY, "INVALID_ARGUMENT"): 1, (infer, "NOT_FOUND"): 1}
+    assert timed(service) == {}
+
+
+def test_a_defect_is_counted_as_the_client_sees_it(service: TinyService) -> None:
+    service.dispatch.batch_infer = None  # type: ignore[assignment, method-assign]
+
+    async def run() -> None:
+        async with served(service) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await ClassifierStub(channel).Classify(ONE)
+            assert caught.value.code() is grpc.StatusCode.UNKNOWN
+
+    asyncio.run(run())
+    assert counted(service) == {(CLASSIFY, "UNKNOWN"): 1}
+
+
+def test_names_that_clients_make_up_are_one_method(service: TinyService) -> None:
+    async def run() -> None:
+        async with served(service) as channel:
+            for number in range(3):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await channel.unary_unary(f"/aisle.v1.Classifier/Classify{number}")(b"")
+                assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+    asyncio.run(run())
+    assert counted(service) == {("unknown", "UNIMPLEMENTED"): 3}
+
+
+def test_a_client_that_leaves_stops_the_work_and_is_counted(service: TinyService) -> None:
+    service.dispatch.delay_s = LONG_S
+
+    async def run() -> None:
+        async with served(service) as channel:
+            call = ClassifierStub(channel).Classify(ONE, timeout=LONG_S)
+            await until(lambda: service.gate.under_way == 1)
+            call.cancel()
+            await until(lambda: bool(counted(service)))
+            assert service.gate.under_way == 0
+
+    asyncio.run(run())
+    assert counted(service) == {(CLASSIFY, "CANCELLED"): 1}
+
+
+def test_a_deadline_that_is_over_is_no_client_that_left(service: TinyService) -> None:
+    service.dispatch.delay_s = LONG_S
+
+    async def run() -> None:
+        async with served(service) as channel:
+            # 1.234 s travels as 1.24 s: the client leaves before the server knows that it is late.
+            calls = [ClassifierStub(channel).Classify(ONE, timeout=timeout) for timeout in (0.05, 1.234)]
+            ends = await asyncio.gather(*(call.code() for call in calls))
+            assert ends == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
+            await until(lambda: sum(counted(service).values()) == 2)
+
+    asyncio.run(run())
+    assert counted(service) == {(CLASSIFY, "DEADLINE_EXCEEDED"): 2}
+
+
+def test_a_stream_still_streams_and_counts_once_at_its_end(service: TinyService) -> None:
+    async def run() -> None:
+        async with served(service) as channel:
+            call = ClassifierStub(channel).ClassifyStream()
+            for _ in range(9):
+                await call.write(ONE)
+                assert len((await call.read()).results) == 1
+                assert counted(service) == {}
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
+            await until(lambda: bool(counted(service)))
+
+    asyncio.run(run())
+    assert counted(service) == {(STREAM, "OK"): 1}
+    assert timed(service) == {}
+
+
+def test_a_stream_whose_client_leaves_is_counted(service: TinyService) -> None:
+    async def run() -> None:
+        async with served(service) as channel:
+            waiting, reading = (ClassifierStub(channel).ClassifyStream() for _ in range(2))
+            await waiting.write(ONE)
+            await waiting.read()
+            service.dispatch.delay_s = LONG_S
+            await reading.write(ONE)
+            await until(lambda: service.gate.under_way == 1)
+            waiting.cancel()
+            reading.cancel()
+            await until(lambda: bool(counted(service).get((STREAM, "CANCELLED"), 0) == 2))
+            await until(lambda: service.gate.under_way == 0)
+
+    asyncio.run(run())
+    assert counted(service) == {(STREAM, "CANCELLED"): 2}
+
+
+def test_a_stream_that_is_refused_keeps_its_status(service: TinyService) -> None:
+    async def run() -> None:
+        async with served(service) as channel:
+            metadata = [("aisle-priority", "urgent")]
+            call = ClassifierStub(channel).ClassifyStream(iter([ONE]), metadata=metadata)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call.read()
+            assert caught.value.details().startswith("Aisle-Priority: found 'urgent'")
+
+    asyncio.run(run())
+    assert counted(service) == {(STREAM, "INVALID_ARGUMENT"): 1}
+
+
+def test_health_is_watched_as_before(service: TinyService) -> None:
+    async def run() -> None:
+        async with served(service) as channel:
+            call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await call.read()).status == health_pb2.HealthCheckResponse.SERVING
+            call.cancel()
+            await until(lambda: bool(counted(service)))
+
+    asyncio.run(run())
+    assert counted(service) == {("/grpc.health.v1.Health/Watch", "CANCELLED"): 1}
+
+
+def test_calls_beyond_the_limit_are_refused_and_told_to_come_back(service: TinyService) -> None:
+    service.dispatch.delay_s = LATE_S
+
+    async def run() -> None:
+        async with served(service, max_calls=2) as channel:
+            stub = ClassifierStub(channel)
+            idle, call = stub.ClassifyStream(), stub.Classify(ONE)
+            await idle.write(ONE)
+            await until(lambda: service.gate.under_way == 2)
+            code, info, retry = await refused(stub.Classify(ONE))
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert (info.reason, info.metadata["found"]) == ("calls_full", "2 calls under way")
+            assert retry.retry_delay.seconds == 1
+            await call
+            idle.cancel()
+            await until(lambda: (STREAM, "CANCELLED") in counted(service))
+            await stub.Classify(ONE)
+
+    asyncio.run(run())
+    assert counted(service) == {
+        (CLASSIFY, "OK"): 2,
+        (CLASSIFY, "RESOURCE_EXHAUSTED"): 1,
+        (STREAM, "CANCELLED"): 1,
+    }
+    assert service.sample("aisle_shed_products_total", reason="calls_full") == 1
+    assert service.sample("aisle_errors_total", reason="calls_full") == 1
+
+
+def test_a_message_is_not_read_where_nothing_can_enter(service: TinyService) -> None:
+    large = pb.ClassifyRequest(products=[pb.Product(title="a", image=bytes(MAX_BODY_BYTES + 1))])
+
+    async def run() -> None:
+        async with served(service) as channel:
+            stub = ClassifierStub(channel)
+            with service.gate.interactive(512, timeout_s=9):
+                # Read, it would be too large, and refused for that.
+                code, info, _ = await refused(stub.Classify(large))
+                assert (code, info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "queue_full")
+                bulk = stub.Classify(ONE, metadata=[("aisle-priority", "Bulk")])
+                await until(lambda: service.gate.bulk_products == 1)
+                health = health_pb2_grpc.HealthStub(channel)
+                await health.Check(health_pb2.HealthCheckRequest())
+            await bulk
+
+    asyncio.run(run())
+    assert counted(service)[CLASSIFY, "RESOURCE_EXHAUSTED"] == 1
+    assert service.sample("aisle_shed_products_total", reason="queue_full") == 1
+
+
+def test_messages_share_the_memory_that_requests_have_together(service: TinyService) -> None:
+    service.dispatch.delay_s = LATE_S
+    products = pb.ClassifyRequest(products=[pb.Product(title="train " * 10)] * 3)  # 180 bytes
+
+    async def run() -> None:
+        async with served(service, max_held_bytes=300) as channel:
+            stub = ClassifierStub(channel)
+            first = stub.Classify(products)
+            await until(lambda: service.gate.under_way == 3)
+            code, info, retry = await refused(stub.Classify(products))
+            assert (code, retry.retry_delay.seconds) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 1)
+            assert info.metadata["found"] == "180 bytes of requests held already"
+            infer = oip_pb.ModelInferRequest(model_name="aisle-classifier")
+            tensor = infer.inputs.add(name="title", datatype="BYTES", shape=[1])
+            tensor.contents.bytes_contents.append(b"a" * 121)
+            _, info, _ = await refused(GRPCInferenceServiceStub(channel).ModelInfer(infer))
+            assert info.reason == "messages_full"
+            stream = stub.ClassifyStream(iter([products]))
+            assert (await stream.read()).results[0].error.reason == "messages_full"
+            await first
+            await stub.Classify(products)
+
+    asyncio.run(run())
+    assert service.sample("aisle_shed_products_total", reason="messages_full") == 3 + 1 + 3
+    assert service.sample("aisle_errors_total", reason="messages_full") == 3
+
+
+class Call:
+    """A call's context, as far as a door asks it."""
+
+    def invocation_metadata(self) -> None:
+        return None
+
+    def time_remaining(self) -> None:
+        return None
+
+
+def test_a_stream_reads_no_more_than_is_under_way(service: TinyService) -> None:
+    service.dispatch.delay_s = 0.01
+    read: list[int] = []
+
+    async def requests() -> AsyncIterator[pb.ClassifyRequest]:
+        for number in range(10):
+            read.append(number)
+            yield ONE
+
+    async def run() -> None:
+        door = GrpcDoor(lambda: service.desk, HeldBytes(MAX_BODY_BYTES))
+        answered = 0
+        async for _ in door.ClassifyStream(requests(), Call()):
+            assert len(read) <= answered + STREAM_WINDOW
+            answered += 1
+        assert answered == 10
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_cannot_be_read_on_ends(service: TinyService) -> None:
+    async def run() -> None:
+        async with served(service) as channel:
+            call = channel.stream_stream(STREAM)(iter([ONE.SerializeToString(), b"\xff"]), timeout=LONG_S)
+            assert len(pb.ClassifyResponse.FromString(await call.read()).results) == 1
+            assert await call.code() is grpc.StatusCode.UNKNOWN
+
+    asyncio.run(run())
+
+
+def test_methods_and_codes_that_begin_at_zero_are_grpcs() -> None:
+    services = [
+        pb.DESCRIPTOR.services_by_name["Classifier"],
+        oip_pb.DESCRIPTOR.services_by_name["GRPCInferenceService"],
+    ]
+    streams = {
+        f"/{service.full_name}/{method.name}": method.client_streaming or method.server_streaming
+        for service in services
+        for method in service.methods
+    }
+    assert {method for method in METHODS if streams[method]} == set(METHODS) - set(UNARY_METHODS)
+    assert set(FAULTY_CODES) <= {code.name for code in grpc.StatusCode}
