@@ -12,11 +12,12 @@ import ctypes
 # Of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _NEVER = 2**31 - 1
-_LARGE_BYTES = 2**30
+_LARGE_BYTES, _OLD_LARGE_BYTES = 2**30, 2**25
 
 
 def keep_freed_memory() -> bool:
-    """To be called before the threads that allocate much are started. False where there is no glibc.
+    """To be called before the threads that allocate much are started. False where there is no glibc, or it
+    refused a part.
 
     One arena, because those of other threads than the first give back what they free whatever is set.
     Memory stays at its highest.
@@ -24,6 +25,6 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    wanted = {_TRIM_THRESHOLD: _NEVER, _MMAP_THRESHOLD: _LARGE_BYTES, _ARENA_MAX: 1}
-    done = [mallopt(name, value) for name, value in wanted.items()]
-    return all(done)
+    # Before 2.35 glibc takes at most half a heap here; without it every large block would be mapped anew.
+    large = mallopt(_MMAP_THRESHOLD, _LARGE_BYTES) or mallopt(_MMAP_THRESHOLD, _OLD_LARGE_BYTES)
+    return bool(large and mallopt(_TRIM_THRESHOLD, _NEVER) and mallopt(_ARENA_MAX, 1))

@@ -23,14 +23,18 @@ class _Packed:
 
     weight: torch.Tensor
     _packed: Any = None  # the weight in oneDNN's layout
-    _version = -1  # of the weight that was packed
+    _packed_from: Any = None  # the weight that was packed, and what it was then
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name that torch gives it
-        if not torch.is_inference_mode_enabled() or input.device.type != "cpu":
+        weight = self.weight
+        is_packable = weight.dtype == input.dtype == torch.float32 and input.device.type == "cpu"
+        if not (is_packable and torch.is_inference_mode_enabled()):
             plain: torch.Tensor = super().forward(input)  # type: ignore[misc]
             return plain
-        if self._version != self.weight._version:
-            self._packed, self._version = self._pack(self.weight.detach()), self.weight._version
+        # Changed in place, a weight has another version; its data exchanged, another address.
+        state = (id(weight), weight.data_ptr(), weight._version)
+        if self._packed_from != state:
+            self._packed, self._packed_from = self._pack(weight.detach()), state
         return self._answer(input)
 
     def _pack(self, weight: torch.Tensor) -> torch.Tensor:
@@ -41,7 +45,7 @@ class _Packed:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy begins with: all but the packed weight, which cannot be copied."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("_packed", "_version")}
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_packed")}
 
 
 class PackedLinear(_Packed, nn.Linear):

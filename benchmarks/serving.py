@@ -217,9 +217,7 @@ def measure(stage: Stage, settings: Sequence[Setting], rounds: int) -> list[dict
         rows = []
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
-            clients = sorted(
-                {c for server in servers for t in TRAFFIC[server.setting.system] for c in t.clients}
-            )
+            clients = sorted({c for setting in settings for t in TRAFFIC[setting.system] for c in t.clients})
             for count in clients:
                 for server in servers:
                     work_alone(server, servers)

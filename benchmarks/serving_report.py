@@ -53,14 +53,14 @@ def verdicts(
         told.append(_told("aisle, bulk: products a second", "at least", BULK_TARGET, max(bulk)))
     if offered:
         most = offered[-1]
-        peak = max(row["throughput"] for row in offered)
+        peak = max(row["throughput"] for row in offered) or 1.0
         title = f"offered {most['times']:g} times the capacity"
         share = most["throughput"] / peak
         told.append(_told(f"{title}: goodput, of its peak", "at least", GOODPUT_SHARE, share))
-        told.append(
-            _told(f"{title}: p99 ms of refusals", "at most", REFUSAL_P99_MS, most["refused_p99_ms"] or 0.0)
-        )
-        told.append(_told(f"{title}: p99 ms of answers", "at most", deadline_ms, most["p99_ms"]))
+        p99s = {"refusals": ("refused_p99_ms", REFUSAL_P99_MS), "answers": ("p99_ms", deadline_ms)}
+        for name, (figure, wanted) in p99s.items():
+            if most[figure] is not None:
+                told.append(_told(f"{title}: p99 ms of {name}", "at most", wanted, most[figure]))
     return told
 
 

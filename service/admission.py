@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -47,6 +48,7 @@ class Gate:
         self._waiters: deque[_Waiter] = deque()
         self._overtaking = 0  # interactive products that entered while bulk ones waited
         self._clock = clock
+        self._completing = threading.Lock()
         self._began_at = self._completed_at = clock()  # when products came to an idle worker; the last batch
         self._busy_s = self._done = 0.0  # recent seconds of work, and products
 
@@ -58,9 +60,10 @@ class Gate:
 
     def completed(self, products: int) -> None:
         """A batch was computed."""
-        now = self._clock()
-        self.measured(products, now - max(self._completed_at, self._began_at))
-        self._completed_at = now
+        with self._completing:
+            now = self._clock()
+            self.measured(products, max(0.0, now - max(self._completed_at, self._began_at)))
+            self._completed_at = now
 
     def measured(self, products: int, seconds: float) -> None:
         """So many products took so long."""
@@ -72,11 +75,11 @@ class Gate:
         if self.under_way + products > self.max_queue - self._kept_for_bulk():
             return self._overloaded(
                 "queue_full",
-                found=f"{products:,} more for a queue that holds {self.under_way:,}",
+                found=f"{products:,} more places for a queue that holds {self.under_way:,}",
                 wanted=f"at most {self.max_queue:,} together, or a retry",
             )
         wait_s = _MARGIN * (self.under_way + products) * self.pace_s
-        if wait_s > timeout_s:
+        if self.under_way and wait_s > timeout_s:  # an idle worker always tries: its pace may be an old one
             found = f"an answer that may take {wait_s:.2g} s"
             return self._overloaded("queue_slow", found=found, wanted=f"one within {timeout_s:.3g} s")
         return None
@@ -100,7 +103,7 @@ class Gate:
         if self.bulk_products and self.bulk_products + products > self.max_bulk:
             raise self._overloaded(
                 "bulk_full",
-                found=f"{products:,} more for a bulk queue that holds {self.bulk_products:,}",
+                found=f"{products:,} more places for a bulk queue that holds {self.bulk_products:,}",
                 wanted=f"at most {self.max_bulk:,} together, or a retry",
             )
         self.bulk_products += products

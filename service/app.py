@@ -25,7 +25,7 @@ from aisle.ledger import Ledger, ledger_url
 from service.admission import Gate
 from service.balance import Balance
 from service.bentoml_bridge import BridgedService, Dispatcher, service_class
-from service.desk import IDS_A_PLACE, Answer, Desk, Job, parcel_rows
+from service.desk import IDS_A_PLACE, Answer, Desk, Job
 from service.doors import METHODS, Doors, early_refusal
 from service.engine import Engine
 from service.grpc_server import GrpcServer
@@ -211,6 +211,8 @@ class Aisle:
         wanted = [parcel for parcel in parcels if parcel[0].ticket.wanted]
         jobs = itertools.chain.from_iterable(wanted)
         answers = iter([answer for same in by_engine(jobs) for answer in self._answer(same)])
+        if wanted and not self.warming:
+            self.gate.completed(len(wanted))
         kept = {id(parcel) for parcel in wanted}
         return [[next(answers) for _ in parcel] if id(parcel) in kept else [] for parcel in parcels]
 
@@ -218,7 +220,6 @@ class Aisle:
         batch = jobs[0].engine.answer([job.item for job in jobs])
         prediction_ids = [uuid.uuid4().hex for _ in jobs]
         if not self.warming:  # warm-up batches are neither counted nor recorded
-            self.gate.completed(len(parcel_rows(jobs)))
             telemetry().batch(batch.outcomes, batch.seconds)
             self.recorder.record(jobs, prediction_ids, batch)
         return [

@@ -64,8 +64,8 @@ class Dispatcher:
         self._cork.optimizer = _Unpredicting(self._cork.max_latency)
 
     def waiting(self) -> Iterator[Any]:
-        """Items that wait for a batch."""
-        return (item for job in self._cork._queue for item in job.data)
+        """Items that wait for a batch. May be asked from any thread: the queue is copied in one step."""
+        return (item for job in tuple(self._cork._queue) for item in job.data)
 
     @property
     def max_batch(self) -> int:

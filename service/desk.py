@@ -134,7 +134,8 @@ class Desk:
         self._pool.close()
 
     def _timeout_s(self, terms: Terms) -> float:
-        return min(self.request_timeout_s, terms.timeout_s or self.request_timeout_s)
+        own_s = self.request_timeout_s if terms.timeout_s is None else terms.timeout_s
+        return min(self.request_timeout_s, own_s)
 
     async def _classify_at_once(self, given: Sequence[Given], top_k: int, timeout_s: float) -> Reply:
         engine = self.champion()

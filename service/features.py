@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[1] / "feature_repo"
 READ_S_A_PRODUCT = 0.001  # on top of the deadline, for each product: ten times what it takes
-MANY_PRODUCTS = 1_024  # in a batch
+MOST_READ_S = 0.5  # on top of the deadline, however many
 BREAK_AFTER = 3  # failed reads in a row
 BREAK_PAUSES_S = (0.5, 5.0)  # the first, and the longest
 WRITE_BACK_BATCHES = 256  # batches that wait to be written; more are dropped, and counted
@@ -194,7 +194,8 @@ class FeatureReader:
             if self._under_way is not None and not self._under_way.done():
                 raise TimeoutError("the read before is still under way")
             self._under_way = self._pool.submit(self.fetch, product_ids)
-            held = self._under_way.result(self.deadline_s + READ_S_A_PRODUCT * len(product_ids))
+            more_s = min(MOST_READ_S, READ_S_A_PRODUCT * len(product_ids))
+            held = self._under_way.result(self.deadline_s + more_s)
         except Exception as error:  # whatever Feast or redis-py raise, the products are still classified
             self._failed(error)
             return None
@@ -368,8 +369,8 @@ def _open_store(home: Path, redis_url: str, *, deadline_s: float) -> FeatureStor
             f"{registry}: not found, wanted the feature registry; run `python -m training publish`, or set "
             "AISLE_HOME to the shop that was published"
         )
-    # The reader's own deadline, shorter for most batches, is what an answer waits for.
-    timeout_s = deadline_s + READ_S_A_PRODUCT * MANY_PRODUCTS
+    # The reader's own deadline, which is never longer, is what an answer waits for.
+    timeout_s = deadline_s + MOST_READ_S
     os.environ.update(feast_environment(home, redis_url, timeout_s=timeout_s))
     for attempt in range(_REGISTRY_ATTEMPTS):
         store = FeatureStore(repo_path=str(REPOSITORY))

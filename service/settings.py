@@ -120,7 +120,7 @@ class Settings:
             "AISLE_MAX_BULK",
             "4096",
             integer(1, 1_000_000),
-            "most products of bulk requests in one worker, waiting or under way",
+            "most products of bulk requests in a worker, waiting or under way, counted as in a batch",
         )
     )
     max_body_bytes: int = field(

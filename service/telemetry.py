@@ -59,7 +59,7 @@ class Telemetry:
         sizes = [size for size in PRODUCTS if size < max_batch] + [max_batch]
         self._stage = Histogram(
             "aisle_stage_seconds",
-            "Time in a stage: parse and prepare once a request, wait once a request or portion, "
+            "Time in a stage: parse once a request, prepare and wait once a request or portion, "
             "the others once a batch",
             ["stage"],
             buckets=SECONDS,

@@ -47,6 +47,13 @@ def test_who_could_not_be_answered_in_time_is_refused_at_once(gate: Gate) -> Non
         assert str(refusal) == "request: found an answer that may take 1.4 s, wanted one within 1.26 s"
 
 
+def test_an_idle_worker_tries_however_slow_it_was(gate: Gate) -> None:
+    gate.measured(products=1, seconds=8)  # a stall
+    assert gate.refusal(1, timeout_s=1) is None
+    with gate.interactive(1, timeout_s=1):
+        assert gate.refusal(1, timeout_s=1) is not None
+
+
 def test_the_advice_when_to_come_back_grows_with_the_queue(gate: Gate) -> None:
     gate.measured(products=10, seconds=1)
     with gate.interactive(32, 60):

@@ -114,7 +114,7 @@ def test_a_full_queue_sheds_at_the_door(service: TinyService) -> None:
         answer = service.classify([{"title": "a"}] * 3)
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
         assert answer.json()["error"]["message"] == (
-            "request: found 3 more for a queue that holds 511, wanted at most 512 together, or a retry"
+            "request: found 3 more places for a queue that holds 511, wanted at most 512 together, or a retry"
         )
         assert service.sample("aisle_shed_products_total", reason="queue_full") == 3
         assert service.classify([{"title": "a"}]).status_code == 200
@@ -161,14 +161,16 @@ def test_a_client_says_how_long_it_waits(service: TinyService) -> None:
     assert answer.status_code == 504
     assert answer.json()["error"]["found"] == "no answer after 0.05 s"
     service.gate.measured(products=10, seconds=2)
-    refused = service.classify([{"title": "a"}], headers={"Aisle-Timeout-Ms": "50"})
+    with service.gate.interactive(1, timeout_s=9):
+        refused = service.classify([{"title": "a"}], headers={"Aisle-Timeout-Ms": "50"})
     assert (refused.status_code, refused.json()["error"]["reason"]) == (429, "queue_slow")
 
 
 def test_who_would_wait_too_long_is_refused_before_the_body_is_parsed(service: TinyService) -> None:
     service.gate.measured(products=10, seconds=2)
     headers = {"Aisle-Timeout-Ms": "50", "Content-Type": "application/json"}
-    refused = service.client.post("/v1/classify", content=b"not JSON", headers=headers)
+    with service.gate.interactive(1, timeout_s=9):
+        refused = service.client.post("/v1/classify", content=b"not JSON", headers=headers)
     assert (refused.status_code, refused.json()["error"]["reason"]) == (429, "queue_slow")
     patient = service.client.post(
         "/v1/classify", content=b"not JSON", headers={**headers, "Aisle-Priority": "bulk"}

@@ -60,6 +60,17 @@ def test_weights_changed_in_place_are_packed_again(layer: PackedLinear) -> None:
     assert torch.equal(answers(layer, rows), torch.ones(5, 24))
 
 
+def test_weights_that_are_exchanged_are_packed_again(layer: PackedLinear) -> None:
+    rows = torch.randn(5, 40)
+    answers(layer, rows)
+    ones = {"weight": torch.zeros(24, 40), "bias": torch.ones(24)}
+    layer.load_state_dict(ones, assign=True)
+    assert torch.equal(answers(layer, rows), torch.ones(5, 24))
+    layer.weight.data = torch.ones(24, 40)
+    torch.testing.assert_close(answers(layer, rows), rows.sum(1, keepdim=True).expand(5, 24) + 1)
+    assert answers(layer.double(), rows.double()).dtype == torch.float64
+
+
 def test_a_packed_layer_is_copied_and_trained_as_a_plain_one(layer: PackedLinear) -> None:
     rows = torch.randn(5, 40)
     before = answers(layer, rows)
