@@ -29,7 +29,7 @@ from service.desk import IDS_A_PLACE, Answer, Desk, Job
 from service.doors import METHODS, Doors, early_refusal
 from service.engine import Engine
 from service.grpc_server import GrpcServer
-from service.guard import EdgeGuard, HeldBytes
+from service.guard import Cancellable, EdgeGuard, HeldBytes
 from service.labels import LabelBook
 from service.ladder import largest_batch
 from service.models import Models, warm_engine
@@ -100,7 +100,7 @@ def current_labels() -> LabelBook:
     tracing={"excluded_urls": ".*"},  # nothing exports spans; making them took a sixth of a request's CPU
     metrics={"duration": {"buckets": list(SECONDS)}},
 )
-@bentoml.asgi_app(Doors(current_desk, current_labels).app())
+@bentoml.asgi_app(Cancellable(Doors(current_desk, current_labels).app()))
 class Aisle:
     """Files products into categories."""
 

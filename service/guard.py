@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -19,6 +20,9 @@ from service.errors import OIP_PATH, RequestError, error_response, overloaded, s
 
 _DIGITS = 18  # of a length that is read as a number
 _LINGER_S = 2.0  # how long a refused body is read on, so that its sender sees the answer and no reset
+
+
+_TASKS = "aisle.tasks"  # in a scope: those that answer the request, beside the guard's own
 
 
 class HeldBytes:
@@ -112,9 +116,15 @@ class EdgeGuard:
         assert task is not None
         has_left = False
 
+        inner: list[asyncio.Task[Any]] = []
+        scope[_TASKS] = inner
+
         def leave(_: asyncio.Future[Message]) -> None:
             nonlocal has_left
             has_left = task.cancel()
+            for other in inner:
+                if other is not task:
+                    other.cancel()
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
@@ -203,6 +213,19 @@ class EdgeGuard:
     def _too_large(self, found: str) -> RequestError:
         wanted = f"at most {self.max_body_bytes:,} bytes"
         return RequestError(413, "body_too_large", field="body", found=found, wanted=wanted)
+
+
+class Cancellable:
+    """An app as EdgeGuard reaches it, however deep it stands, when a client leaves: BentoML's timeout
+    middleware runs what is inside it in a task of its own, and does not pass a cancellation on."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (tasks := scope.get(_TASKS)) is not None:
+            tasks.append(asyncio.current_task())
+        await self.app(scope, receive, send)
 
 
 class _Incoming:

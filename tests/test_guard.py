@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
@@ -13,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.balance import Balance
 from service.errors import RequestError, overloaded
-from service.guard import EdgeGuard, HeldBytes
+from service.guard import Cancellable, EdgeGuard, HeldBytes
 
 LIMIT_BYTES = 1_000
 
@@ -167,7 +168,8 @@ def test_a_compressed_body_is_refused_and_told_what_is_wanted(edge: Edge) -> Non
     assert (answer.status_code, answer.json()["error"]["found"]) == (415, "'gzip'")
 
 
-def test_the_work_for_a_client_that_is_gone_is_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("within", ["nothing", "BentoML's timeout"])
+def test_the_work_for_a_client_that_is_gone_is_stopped(tmp_path: Path, within: str) -> None:
     ended: list[str] = []
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
@@ -178,7 +180,7 @@ def test_the_work_for_a_client_that_is_gone_is_stopped(tmp_path: Path) -> None:
             raise
 
     edge = Edge(tmp_path)
-    edge.guard.app = slow
+    edge.guard.app = slow if within == "nothing" else TimeoutMiddleware(Cancellable(slow), timeout=60)
     messages: list[Message] = [
         {"type": "http.request", "body": b"x", "more_body": False},
         {"type": "http.disconnect"},
@@ -192,6 +194,8 @@ def test_the_work_for_a_client_that_is_gone_is_stopped(tmp_path: Path) -> None:
             raise AssertionError(message)
 
         await edge.guard({"type": "http", "path": "/echo", "method": "POST", "headers": []}, receive, send)
+        await asyncio.sleep(0)  # the other task hears of it a turn later
+        assert ended == ["stopped"]
 
     asyncio.run(run())
     assert (ended, edge.refusals, edge.guard.held.now) == (["stopped"], ["client_gone"], 0)
