@@ -38,7 +38,7 @@ class Load:
     seconds: float
     rate: float | None = None
     method: str = "POST"
-    deadline_ms: int | None = None  # told to the server
+    deadline_ms: int | None = None  # told to the server; over gRPC the call's own
     warm_s: float = 1.0
     timeout_s: float = 30.0
     pids: Sequence[int] = ()
@@ -58,6 +58,7 @@ class Figures:
     cpu_ms: float | None  # of the server's processes, an answer
     refused: int
     refused_p99_ms: float | None
+    unsent: int  # of the open loop: due before the end, and never sent for want of a connection
     errors: dict[str, int]
 
 
@@ -67,6 +68,7 @@ class Records:
 
     latencies_s: list[float] = field(default_factory=list)
     refusals_s: list[float] = field(default_factory=list)
+    unsent: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     cpu_s: list[float] = field(default_factory=list)  # at the end of warm-up, and at the end
 
@@ -133,6 +135,8 @@ async def measure(load: Load, bodies: Sequence[bytes]) -> Figures:
     due = None if load.rate is None else _due(start, load.rate)
     clients = [_client(load, requests, due, window, records) for _ in range(load.concurrency)]
     await asyncio.gather(_watch_cpu(load.pids, window, records), *clients)
+    if due is not None:
+        records.unsent += sum(1 for _ in itertools.takewhile(lambda moment: moment < window[1], due))
     return summarise(records, load.seconds)
 
 
@@ -151,6 +155,7 @@ def summarise(records: Records, seconds: float) -> Figures:
         cpu_ms=1000 * cpu_s / answers if cpu_s is not None and answers else None,
         refused=len(refused),
         refused_p99_ms=1000 * percentile(refused, 0.99) if refused else None,
+        unsent=records.unsent,
         errors=dict(sorted(records.errors.items())),
     )
 
@@ -189,7 +194,7 @@ def _connect(load: Load) -> Client:
         return Connection(load.host, load.port)
     from benchmarks.grpc_connection import GrpcConnection
 
-    return GrpcConnection(load.host, load.port, load.path)
+    return GrpcConnection(load.host, load.port, load.path, load.deadline_ms)
 
 
 def _due(start: float, rate: float) -> Iterator[float]:
@@ -208,7 +213,10 @@ async def _client(
     try:
         while True:
             sent = time.perf_counter() if due is None else next(due)
-            if sent >= window[1] or time.perf_counter() >= window[1]:
+            if sent >= window[1]:
+                break
+            if time.perf_counter() >= window[1]:
+                records.unsent += due is not None
                 break
             if due is not None:
                 await asyncio.sleep(max(0.0, sent - time.perf_counter()))

@@ -35,7 +35,15 @@ from aisle.product import Product
 from benchmarks.bodies import write_bodies
 from benchmarks.products import make_products
 from benchmarks.servers import HOST, Server, Setting, running, work_alone
-from benchmarks.serving_report import console, machine, merge, show, verdicts
+from benchmarks.serving_report import (
+    console,
+    faults,
+    machine,
+    merge,
+    merge_offered,
+    show,
+    verdicts,
+)
 from benchmarks.systems import LIMIT, OVERLOAD, SETTINGS, TRAFFIC, Traffic
 from service.protos import classifier_pb2
 
@@ -114,7 +122,7 @@ def main(
         trials = [try_setting(stage, setting) for name in chosen for setting in SETTINGS[name]]
         best = {name: _best(trials, name) for name in chosen}
         rows = merge([*measure(stage, list(best.values()), rounds), *limit_rows(limit)])
-        offered = overload(stage, best["aisle"], rows) if "aisle" in best else []
+        offered = merge_offered(overload(stage, best["aisle"], rows, rounds)) if "aisle" in best else []
     report = {
         "machine": machine(),
         "versions": {name: version(name) for name in PACKAGES},
@@ -135,8 +143,8 @@ def main(
         from benchmarks.serving_figure import draw
 
         draw(report, Path("docs/serving.png"))
-    if any(row["errors"] for row in rows):
-        raise SystemExit("there were errors; the servers' logs are in out/bench")
+    if found := faults(rows, offered):
+        raise SystemExit("\n".join([*found, "the servers' logs are in out/bench"]))
 
 
 def prepare(home: Path, seconds: float) -> tuple[Stage, dict[str, Any]]:
@@ -240,7 +248,9 @@ def _turn(stage: Stage, server: Server, clients: int) -> list[dict[str, Any]]:
     ]
 
 
-def overload(stage: Stage, setting: Setting, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def overload(
+    stage: Stage, setting: Setting, rows: Sequence[Mapping[str, Any]], rounds: int
+) -> list[dict[str, Any]]:
     """Our service in an open loop, offered OFFERED times what it answered at most in the closed one."""
     traffic = OVERLOAD
     capacity = max(row["throughput"] for row in rows if row["name"] == traffic.name)
@@ -248,7 +258,7 @@ def overload(stage: Stage, setting: Setting, rows: Sequence[Mapping[str, Any]]) 
         check(stage, server, traffic)
         load(stage, server, traffic, TRIAL_CONCURRENCY, TRIAL_SECONDS)  # the server learns its pace
         offered = []
-        for times in OFFERED:
+        for times in OFFERED * rounds:
             say(f"offering {times:g} times the capacity")
             options = ["--rate", str(times * capacity), "--deadline-ms", str(DEADLINE_MS)]
             figures = load(stage, server, traffic, OPEN_CONNECTIONS, 2 * stage.seconds, options)

@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from benchmarks.systems import BULK_TARGET, TARGETS, Target
 
 GOODPUT_SHARE = 0.95  # of its peak, when most is offered
 REFUSAL_P99_MS = 50.0
+UNSENT_SHARE = 0.01  # of what was offered: the generator itself was too slow
 FIGURES = ("throughput", "p50_ms", "p99_ms", "cpu_ms")
 
 console = Console(width=None if sys.stdout.isatty() else 120)
@@ -42,6 +44,47 @@ def merge(measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def merge_offered(measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of all rounds of the open loop to one a rate: medians of figures, sums of counts."""
+    rows = []
+    for times in dict.fromkeys(row["times"] for row in measured):
+        own = [row for row in measured if row["times"] == times]
+        known = {
+            figure: [row[figure] for row in own if row[figure] is not None]
+            for figure in ("offered", "throughput", "p50_ms", "p99_ms", "refused_p99_ms")
+        }
+        rows.append(
+            {
+                "times": times,
+                **{
+                    name: round(statistics.median(found), 3) if found else None
+                    for name, found in known.items()
+                },
+                **{count: sum(row[count] for row in own) for count in ("answers", "refused", "unsent")},
+                "seconds": sum(row["seconds"] for row in own),
+                "errors": dict(sum((Counter(row["errors"]) for row in own), Counter[str]())),
+                "rounds": [round(row["throughput"], 1) for row in own],
+            }
+        )
+    return rows
+
+
+def faults(rows: Sequence[Mapping[str, Any]], offered: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What went wrong and makes figures worthless. An open loop may run out of time (504), no more."""
+    told = [
+        f"{row['name']}, {row['clients']} clients: {row['errors']} errors" for row in rows if row["errors"]
+    ]
+    for row in offered:
+        told += [
+            f"offered {row['times']:g} times the capacity: {count} x {name}"
+            for name, count in row["errors"].items()
+            if name != "504"
+        ]
+        if row["unsent"] > UNSENT_SHARE * row["offered"] * row["seconds"]:
+            told.append(f"offered {row['times']:g} times the capacity: {row['unsent']} not sent in time")
+    return told
 
 
 def verdicts(

@@ -261,7 +261,7 @@ def load_engine(settings: Settings, tag: str, beside: Engine | None) -> Engine:
     if beside is None:
         cores = len(os.sched_getaffinity(0))
         torch.set_num_threads(settings.model_threads or max(1, cores // settings.workers))
-        classifier = store.load_classifier(tag, settings.device).packed()
+        classifier = store.load_classifier(tag, settings.device).pack()
         return Engine(classifier, open_features(settings, classifier), write_back=settings.write_back)
     old = beside.classifier
     bundle = store.load_bundle(tag)
@@ -277,7 +277,7 @@ def load_engine(settings: Settings, tag: str, beside: Engine | None) -> Engine:
         else store.load_image_encoder(bundle.image_encoder.revision, old.device),
         version=store.resolve(tag),
         device=old.device,
-    ).packed()
+    ).pack()
     features = beside.features if same_text and same_image else open_features(settings, classifier)
     return Engine(classifier, features, write_back=settings.write_back)
 

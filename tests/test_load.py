@@ -85,7 +85,7 @@ def test_a_percentile_is_a_value_that_was_measured(values: list[float], share: f
 
 
 def test_figures_are_those_of_the_records() -> None:
-    records = Records(latencies_s=[0.3, 0.1, 0.2, 0.4], refusals_s=[0.02, 0.01], cpu_s=[1.0, 1.5])
+    records = Records(latencies_s=[0.3, 0.1, 0.2, 0.4], refusals_s=[0.02, 0.01], unsent=3, cpu_s=[1.0, 1.5])
     records.errors.update({"503": 2})
     assert summarise(records, 2.0) == Figures(
         answers=4,
@@ -96,6 +96,7 @@ def test_figures_are_those_of_the_records() -> None:
         cpu_ms=125.0,
         refused=2,
         refused_p99_ms=20.0,
+        unsent=3,
         errors={"503": 2},
     )
 
@@ -133,6 +134,7 @@ def test_an_open_loop_sends_when_it_is_due_however_slow_the_answers() -> None:
     figures, tiny = run(slow, rate=100, concurrency=64, seconds=0.5)
     assert 50 <= len(tiny.bodies) <= 60  # 0.6 s of them
     assert 200 <= figures.p50_ms < 260  # type: ignore[operator]
+    assert figures.unsent == 0
 
 
 def test_an_open_loop_counts_the_wait_for_a_connection() -> None:
@@ -143,6 +145,7 @@ def test_an_open_loop_counts_the_wait_for_a_connection() -> None:
     figures, tiny = run(slow, rate=100, concurrency=1, seconds=0.5)
     assert len(tiny.bodies) <= 7
     assert figures.p99_ms > 300  # type: ignore[operator]
+    assert figures.unsent == 60 - len(tiny.bodies)  # what was due in 0.6 s
 
 
 def test_refusals_are_told_apart_and_timed() -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.serving_figure import draw
-from benchmarks.serving_report import merge, verdicts
+from benchmarks.serving_report import faults, merge, merge_offered, verdicts
 from benchmarks.systems import CLIENTS, TRAFFIC
 
 
@@ -57,6 +57,26 @@ def test_targets_are_judged_by_what_was_measured() -> None:
         "offered 3 times the capacity: p99 ms of refusals": (20.0, True),
         "offered 3 times the capacity: p99 ms of answers": (990.0, True),
     }
+
+
+def test_rounds_of_the_open_loop_are_merged_and_only_running_out_of_time_is_forgiven() -> None:
+    none = {"refused": 0, "refused_p99_ms": None, "unsent": 0, "errors": {}}
+    rounds = [
+        offered(1, 90, **none),
+        offered(3, 80, **{**none, "refused": 70, "refused_p99_ms": 9.0, "errors": {"504": 2}}),
+        offered(1, 100, **none),
+        offered(3, 90, **{**none, "refused": 80, "unsent": 2, "errors": {"OSError": 1, "504": 1}}),
+    ]
+    once, thrice = merge_offered(rounds)
+    assert (once["throughput"], once["refused_p99_ms"], once["seconds"]) == (95, None, 16)
+    assert (thrice["throughput"], thrice["refused"], thrice["refused_p99_ms"]) == (85, 150, 9.0)
+    assert thrice["errors"] == {"504": 3, "OSError": 1}
+    assert faults(merge([row("aisle", 32, 400)]), [once]) == []
+    assert faults(merge([row("aisle", 32, 400, refused=2)]), [thrice]) == [
+        "aisle, 32 clients: 2 errors",
+        "offered 3 times the capacity: 1 x OSError",
+    ]
+    assert faults([], [{**once, "unsent": 17}]) == ["offered 1 times the capacity: 17 not sent in time"]
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:

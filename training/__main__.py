@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 
+from aisle.allocator import keep_freed_memory
 from aisle.errors import AisleError
 from training.progress import console
 from training.settings import Settings
@@ -24,6 +25,8 @@ def main() -> None:
     for name, value in {**QUIET, "BENTOML_HOME": str(environment.home / "bentoml")}.items():
         os.environ.setdefault(name, value)
     from training.commands import app
+
+    keep_freed_memory()
 
     # BentoML shows deprecations, and its own use of pathspec is one.
     warnings.filterwarnings("ignore", message="GitWildMatchPattern", category=DeprecationWarning)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aisle import store
-from aisle.allocator import keep_freed_memory
 from aisle.device import resolve_device
 from aisle.errors import FeatureStoreError
 from aisle.features import ViewSpec, load_specs
@@ -46,7 +45,6 @@ class Encoders:
 def load_encoders(shop: Shop, text_tag: str = "", image_tag: str = "") -> Encoders:
     """Load two encoders of the model store, quicker on a CPU (aisle/packed.py); an empty tag means
     the newest."""
-    keep_freed_memory()
     text_tag = store.resolve(text_tag or f"{store.TEXT_ENCODER}:latest")
     image_tag = store.resolve(image_tag or f"{store.IMAGE_ENCODER}:latest")
     text = store.load_text_encoder(text_tag.partition(":")[2], shop.device)
