@@ -41,6 +41,11 @@ def seconds(least: float, most: float) -> Check:
     return parse, f"seconds from {least:g} to {most:g}"
 
 
+def days(least: float, most: float) -> Check:
+    parse, _ = seconds(least, most)
+    return parse, f"days from {least:g} to {most:g}"
+
+
 def one_of(*choices: str) -> Check:
     def parse(text: str) -> str:
         if text not in choices:

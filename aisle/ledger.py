@@ -1,175 +1,97 @@
 """The ledger: what was answered, what was true, what happened, and which model is in service.
 
-Every table and every query of Aisle. SQLite in WAL mode embedded, PostgreSQL when it grows. Times are
-seconds since 1970, UTC. Rows are only ever added.
-
-Shapes: D and E embedding widths of text and image.
+Every query of Aisle. SQLite in WAL mode embedded, PostgreSQL when it grows; the tables stand in
+`aisle/ledger_tables.py`, the records in `aisle/ledger_rows.py`. Times are seconds since 1970, UTC. Rows are
+only ever added, and deleted when they are too old (`forget`); a product's row has its last answer.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sqlalchemy import (
-    JSON,
-    Boolean,
-    Column,
+    Connection,
     Engine,
-    Float,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
     Select,
-    String,
     Table,
     create_engine,
+    delete,
     event,
+    exists,
     func,
     insert,
+    inspect,
+    or_,
     select,
+    text,
+    tuple_,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
-from sqlalchemy.schema import CreateIndex, CreateTable
 
-from aisle.columns import Columns
 from aisle.errors import LedgerError, LedgerRefusedError
+from aisle.ledger_rows import (
+    CHAMPION,
+    SHADOW,
+    Deployment,
+    Event,
+    KnownProduct,
+    Label,
+    LabelledPrediction,
+    PredictionRecord,
+    labelled_of,
+    labelled_query,
+    prediction_of,
+    prediction_row,
+    product_rows,
+    without_number,
+)
+from aisle.ledger_tables import REVISION, deployments, events, labels, predictions, products
+
+__all__ = [
+    "CHAMPION",
+    "SHADOW",
+    "Deployment",
+    "Event",
+    "KnownProduct",
+    "Label",
+    "LabelledPrediction",
+    "Ledger",
+    "PredictionFilter",
+    "PredictionRecord",
+    "ledger_url",
+]
 
 WAIT_S = 5  # longest wait for a lock, a connection
 FILE = "ledger.db"
-_SCHEMA_LOCK = 0x41_49_53_4C_45  # of PostgreSQL: any number that nothing else takes
+# Advisory locks of PostgreSQL: any numbers that nothing else takes.
+_SCHEMA_LOCK = 0x41_49_53_4C_45
+_LABELS_LOCK = _SCHEMA_LOCK + 1
 
-metadata = MetaData()
-predictions = Table(
-    "predictions",
-    metadata,
-    Column("number", Integer, primary_key=True),
-    Column("prediction_id", String(32), nullable=False, unique=True),
-    Column("at_s", Float(53), nullable=False),
-    Column("model", String(128), nullable=False),
-    Column("product_id", String(256)),
-    Column("category", String(128), nullable=False),
-    Column("confidence", Float(53), nullable=False),
-    Column("accepted", Boolean, nullable=False),
-    Column("text_source", String(16), nullable=False),
-    Column("image_source", String(16), nullable=False),
-    Column("text_encoder", String(16), nullable=False),
-    Column("image_encoder", String(16), nullable=False),
-    Column("text_chars", Integer),
-    Column("language", String(8)),
-    Column("description_missing", Boolean),
-    Column("image_width", Integer),
-    Column("image_height", Integer),
-    Column("brightness", Float(53)),
-    Column("text_embedding", LargeBinary),
-    Column("image_embedding", LargeBinary),
-    Index("predictions_of_product", "product_id", "number"),
-    Index("predictions_of_model", "model", "number"),
-)
-labels = Table(
-    "labels",
-    metadata,
-    Column("number", Integer, primary_key=True),
-    Column("at_s", Float(53), nullable=False),
-    Column("prediction_id", String(32), index=True),
-    Column("product_id", String(256), index=True),
-    Column("category", String(128), nullable=False),
-    Column("source", String(32), nullable=False),
-)
-events = Table(
-    "events",
-    metadata,
-    Column("number", Integer, primary_key=True),
-    Column("at_s", Float(53), nullable=False),
-    Column("kind", String(64), nullable=False, index=True),
-    Column("detail", JSON, nullable=False),
-)
-deployments = Table(
-    "deployments",
-    metadata,
-    Column("number", Integer, primary_key=True),
-    Column("at_s", Float(53), nullable=False),
-    Column("model", String(128), nullable=False),
-    Column("reason", String(1024), nullable=False),
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class PredictionRecord:
-    """One answer. `number` orders the ledger and is 0 before it is written. Embeddings are float16
-    [D] and [E]; None where the modality was absent or this answer was not sampled."""
-
-    prediction_id: str
-    at_s: float
-    model: str
-    product_id: str | None
-    category: str
-    confidence: float
-    accepted: bool
-    text_source: str
-    image_source: str
-    text_encoder: str
-    image_encoder: str
-    columns: Columns
-    text_embedding: np.ndarray | None = None
-    image_embedding: np.ndarray | None = None
-    number: int = 0
+logger = logging.getLogger("aisle.ledger")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Label:
-    """The true category of a prediction or of a product; exactly one of the two ids is given."""
+class PredictionFilter:
+    """Which predictions are meant: those for which all that is given holds. `since_s` is included, `until_s`
+    is not; confidences are both; `labelled` says whether a label names the prediction itself."""
 
-    category: str
-    source: str
-    prediction_id: str | None = None
     product_id: str | None = None
-    at_s: float = 0.0
-    number: int = 0
-
-    def __post_init__(self) -> None:
-        if (self.prediction_id is None) == (self.product_id is None):
-            raise LedgerError(
-                f"label: found prediction_id {self.prediction_id!r} and product_id {self.product_id!r}, "
-                "wanted exactly one of them"
-            )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class LabelledPrediction:
-    """A prediction with the last label that was given for it or, else, for its product."""
-
-    label: Label
-    prediction: PredictionRecord
-
-    @property
-    def correct(self) -> bool:
-        return self.label.category == self.prediction.category
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Event:
-    number: int
-    at_s: float
-    kind: str
-    detail: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Deployment:
-    """From `at_s` on, `model` is the champion."""
-
-    number: int
-    at_s: float
-    model: str
-    reason: str
+    model: str | None = None
+    category: str | None = None
+    accepted: bool | None = None
+    labelled: bool | None = None
+    min_confidence: float | None = None
+    max_confidence: float | None = None
+    since_s: float | None = None
+    until_s: float | None = None
 
 
 def ledger_url(home: Path, database_url: str) -> str:
@@ -212,14 +134,25 @@ class Ledger:
         return self._engine.url.render_as_string(hide_password=True)
 
     def create_tables(self) -> None:
-        """Make what is missing. Several processes may do so at once."""
-        with self._guarded(), self._engine.begin() as connection:
-            if self._engine.dialect.name == "postgresql":  # its IF NOT EXISTS is no guard against a race
-                connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
-            for table in metadata.sorted_tables:
-                connection.execute(CreateTable(table, if_not_exists=True))
-                for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                    connection.execute(CreateIndex(index, if_not_exists=True))
+        """Make the tables, or bring them to the newest revision. Several processes may do so at once. Tables
+        of a newer Aisle are used as they are: revisions only add."""
+        with self._guarded():
+            if (found := self._revision()) == REVISION:
+                return
+            if found is not None and found > REVISION:
+                logger.warning(
+                    "ledger %s: found revision %s, newer than %s; going on", self.name, found, REVISION
+                )
+                return
+            with self._writing(_SCHEMA_LOCK) as connection:
+                _migrate(connection)
+
+    def _revision(self) -> str | None:
+        """None where there are no tables, or those of before they had revisions."""
+        with self._engine.connect() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return None
+            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
     def close(self) -> None:
         self._engine.dispose()
@@ -227,15 +160,51 @@ class Ledger:
     # What the service writes.
 
     def record_predictions(self, records: Sequence[PredictionRecord]) -> None:
-        if records:
-            self._insert(predictions, [_prediction_row(record) for record in records])
+        """Those that are there already are left as they are, so that a record may be written again after a
+        crash. The products' last answers go with them."""
+        if not records:
+            return
+        with self._guarded(), self._engine.begin() as connection:
+            query = self._insert_into(predictions).on_conflict_do_nothing(index_elements=["prediction_id"])
+            connection.execute(query, [prediction_row(record) for record in records])
+            if rows := product_rows(records):
+                connection.execute(self._upsert_products(), rows)
 
-    def record_labels(self, given: Sequence[Label]) -> None:
-        """`at_s` 0 becomes now."""
+    def record_labels(self, given: Sequence[Label]) -> list[bool]:
+        """Whether each is new. One that says what the newest of its source says already, of the same
+        prediction or product, is not written again. `at_s` 0 becomes now."""
+        if not given:
+            return []
         now = time.time()
-        rows = [{**_without_number(asdict(label)), "at_s": label.at_s or now} for label in given]
-        if rows:
-            self._insert(labels, rows)
+        with self._guarded(), self._writing(_LABELS_LOCK) as connection:
+            said = self._newest_said(connection, given)
+            is_new, rows = [], []
+            for label in given:
+                is_new.append(said.get(_subject(label)) != label.category)
+                if is_new[-1]:
+                    said[_subject(label)] = label.category
+                    rows.append({**without_number(asdict(label)), "at_s": label.at_s or now})
+            if rows:
+                connection.execute(insert(labels), rows)
+        return is_new
+
+    def forget(self, before_s: float, *, limit: int = 5_000) -> int:
+        """Delete at most `limit` of each of the oldest predictions, labels, and products not asked for again,
+        of before a time; how many there were. To be called until it is 0."""
+        forgotten = 0
+        for table, at_s, key in (
+            (predictions, predictions.c.at_s, predictions.c.number),
+            (labels, labels.c.at_s, labels.c.number),
+            (products, products.c.last_at_s, products.c.product_id),
+        ):
+            oldest = select(key).where(at_s < before_s).order_by(at_s).limit(limit)
+            with self._guarded(), self._engine.begin() as connection:
+                # A list in between, because PostgreSQL plans a deletion by subquery badly.
+                keys = connection.execute(oldest).scalars().all()
+                if keys:
+                    connection.execute(delete(table).where(key.in_(keys)))
+                forgotten += len(keys)
+        return forgotten
 
     # What everybody writes.
 
@@ -259,8 +228,9 @@ class Ledger:
         return found[0] if found else None
 
     def deployments(self, limit: int = 100) -> list[Deployment]:
-        """Newest first."""
-        query = select(deployments).order_by(deployments.c.number.desc()).limit(limit)
+        """The champions, newest first."""
+        query = select(deployments).where(deployments.c.role == CHAMPION)
+        query = query.order_by(deployments.c.number.desc()).limit(limit)
         return [Deployment(**row) for row in self._rows(query)]
 
     def last_event(self, kind: str) -> Event | None:
@@ -281,42 +251,56 @@ class Ledger:
     def predictions(
         self, *, after: int = 0, limit: int = 1000, model: str | None = None
     ) -> list[PredictionRecord]:
-        """Predictions with a number above `after`, oldest first; of one model."""
-        query = select(predictions).where(predictions.c.number > after)
-        if model is not None:
-            query = query.where(predictions.c.model == model)
+        """Predictions with a number above `after`, oldest first; of one model. Like every query of
+        predictions, without a shadow's: nobody was given them."""
+        query = _answers(select(predictions), model).where(predictions.c.number > after)
         query = query.order_by(predictions.c.number).limit(limit)
-        return [_prediction(row) for row in self._rows(query)]
+        return [prediction_of(row) for row in self._rows(query)]
 
     def last_predictions(self, limit: int, *, model: str | None = None) -> list[PredictionRecord]:
         """The newest `limit` predictions, oldest first; of one model."""
-        query = select(predictions)
-        if model is not None:
-            query = query.where(predictions.c.model == model)
-        query = query.order_by(predictions.c.number.desc()).limit(limit)
-        return [_prediction(row) for row in self._rows(query)][::-1]
+        query = _answers(select(predictions), model).order_by(predictions.c.number.desc()).limit(limit)
+        return [prediction_of(row) for row in self._rows(query)][::-1]
+
+    def page_predictions(
+        self,
+        chosen: PredictionFilter,
+        *,
+        before: tuple[float, int] | None = None,
+        limit: int = 100,
+    ) -> list[PredictionRecord]:
+        """Newest first, without embeddings; those before (at_s, number), which is a place in that order."""
+        query = _answers(select(*_WITHOUT_EMBEDDINGS), chosen.model).where(*_conditions(chosen))
+        if before is not None:
+            query = query.where(tuple_(predictions.c.at_s, predictions.c.number) < tuple_(*before))
+        order = (predictions.c.at_s.desc(), predictions.c.number.desc())
+        return [prediction_of(row) for row in self._rows(query.order_by(*order).limit(limit))]
 
     def count_predictions(self, *, after: int = 0, model: str | None = None) -> int:
-        query = select(func.count()).select_from(predictions).where(predictions.c.number > after)
-        if model is not None:
-            query = query.where(predictions.c.model == model)
-        with self._guarded(), self._engine.connect() as connection:
-            return int(connection.execute(query).scalar_one())
+        query = _answers(select(func.count()).select_from(predictions), model)
+        return self._number(query.where(predictions.c.number > after))
 
     def has_prediction(self, prediction_ids: Sequence[str]) -> set[str]:
         """Which of them the ledger holds."""
         query = select(predictions.c.prediction_id).where(predictions.c.prediction_id.in_(prediction_ids))
         return {row["prediction_id"] for row in self._rows(query)}
 
+    def product(self, product_id: str) -> KnownProduct | None:
+        query = select(products).where(products.c.product_id == product_id)
+        return next((KnownProduct(**row) for row in self._rows(query)), None)
+
     def newest_label(self) -> int:
         """The number of the last label; 0 while there is none."""
-        with self._guarded(), self._engine.connect() as connection:
-            return int(connection.execute(select(func.max(labels.c.number))).scalar_one() or 0)
+        return self._number(select(func.max(labels.c.number)))
 
     def count_labels(self, *, after: int = 0) -> int:
         query = select(func.count()).select_from(labels).where(labels.c.number > after)
-        with self._guarded(), self._engine.connect() as connection:
-            return int(connection.execute(query).scalar_one())
+        return self._number(query)
+
+    def labels_of(self, prediction_ids: Sequence[str]) -> dict[str, Label]:
+        """The last label of each of these predictions that has one of its own."""
+        query = select(labels).where(labels.c.prediction_id.in_(prediction_ids)).order_by(labels.c.number)
+        return {row["prediction_id"]: Label(**row) for row in self._rows(query)}
 
     def labels(self, *, after: int = 0, limit: int = 100_000) -> list[Label]:
         """Labels with a number above `after`, oldest first."""
@@ -331,7 +315,10 @@ class Ledger:
         of it."""
         newest_of_product = (
             select(predictions.c.product_id, func.max(predictions.c.number).label("number"))
-            .where(predictions.c.product_id.in_(select(labels.c.product_id).where(labels.c.number > after)))
+            .where(
+                predictions.c.product_id.in_(select(labels.c.product_id).where(labels.c.number > after)),
+                predictions.c.role != SHADOW,
+            )
             .group_by(predictions.c.product_id)
             .subquery()
         )
@@ -341,13 +328,13 @@ class Ledger:
         ).join(predictions, predictions.c.number == newest_of_product.c.number)
         found: dict[int, LabelledPrediction] = {}
         for joined in (by_id, by_product):
-            query = _labelled_query().select_from(joined).where(labels.c.number > after)
+            query = labelled_query().select_from(joined).where(labels.c.number > after)
             if until is not None:
                 query = query.where(labels.c.number <= until)
             if model is not None:
                 query = query.where(predictions.c.model == model)
             for row in self._rows(query):
-                one = _labelled(row)
+                one = labelled_of(row)
                 held = found.get(one.prediction.number)
                 if held is None or held.label.number < one.label.number:
                     found[one.prediction.number] = one
@@ -355,14 +342,48 @@ class Ledger:
 
     # How it is done.
 
-    def _insert(self, table: Table, rows: list[dict[str, Any]]) -> None:
-        with self._guarded(), self._engine.begin() as connection:
-            connection.execute(insert(table), rows)
+    def _insert_into(self, table: Table) -> Any:
+        """An INSERT that can say what to do on a conflict: both dialects can, in the same words."""
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        return dialect.insert(table)
+
+    def _upsert_products(self) -> Any:
+        query = self._insert_into(products)
+        new = query.excluded
+        kept = ("product_id", "first_at_s", "title")
+        changes = {column.name: new[column.name] for column in products.columns if column.name not in kept}
+        # Asked for by id alone, a product keeps the title that it was last seen with.
+        changes["title"] = func.coalesce(new.title, products.c.title)
+        return query.on_conflict_do_update(
+            index_elements=["product_id"], set_=changes, where=new.last_at_s >= products.c.last_at_s
+        )
+
+    def _newest_said(self, connection: Connection, given: Sequence[Label]) -> dict[tuple[str, ...], str]:
+        """What the newest label of each source says of the predictions and products of these."""
+        ids = [label.prediction_id for label in given if label.prediction_id is not None]
+        product_ids = [label.product_id for label in given if label.product_id is not None]
+        about = or_(labels.c.prediction_id.in_(ids), labels.c.product_id.in_(product_ids))
+        rows = connection.execute(select(labels).where(about).order_by(labels.c.number)).mappings()
+        return {_subject(label): label.category for label in (Label(**row) for row in rows)}
 
     def _insert_one(self, table: Table, row: dict[str, Any]) -> int:
         with self._guarded(), self._engine.begin() as connection:
             query = insert(table).values(**row).returning(table.c.number)
             return int(connection.execute(query).scalar_one())
+
+    def _number(self, query: Select[Any]) -> int:
+        with self._guarded(), self._engine.connect() as connection:
+            return int(connection.execute(query).scalar_one() or 0)
+
+    @contextmanager
+    def _writing(self, lock: int) -> Iterator[Connection]:
+        """A transaction that no other of the same lock is beside, so that what it reads stays true."""
+        with self._engine.begin() as connection:
+            if self._engine.dialect.name == "postgresql":
+                connection.execute(select(func.pg_advisory_xact_lock(lock)))
+            else:  # else it would begin with the first write, after what was read
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection
 
     def _rows(self, query: Select[Any]) -> list[dict[str, Any]]:
         with self._guarded(), self._engine.connect() as connection:
@@ -379,51 +400,45 @@ class Ledger:
             raise kind(f"ledger {self.name}: {why}") from error
 
 
-_COLUMN_NAMES = tuple(item.name for item in fields(Columns))
-_NOT_PLAIN = ("columns", "number", "text_embedding", "image_embedding")
-_PLAIN_NAMES = tuple(item.name for item in fields(PredictionRecord) if item.name not in _NOT_PLAIN)
-_LABEL_PREFIX = "label_"
+_EMBEDDINGS = ("text_embedding", "image_embedding")
+_WITHOUT_EMBEDDINGS = tuple(column for column in predictions.columns if column.name not in _EMBEDDINGS)
 
 
-def _prediction_row(record: PredictionRecord) -> dict[str, Any]:
-    row = {name: getattr(record, name) for name in _PLAIN_NAMES}
-    for name in _COLUMN_NAMES:
-        row[name] = getattr(record.columns, name)
-    row["text_embedding"] = _packed(record.text_embedding)
-    row["image_embedding"] = _packed(record.image_embedding)
-    return row
+def _answers(query: Select[Any], model: str | None) -> Select[Any]:
+    """What was answered; of one model."""
+    query = query.where(predictions.c.role != SHADOW)
+    return query if model is None else query.where(predictions.c.model == model)
 
 
-def _prediction(row: Mapping[str, Any]) -> PredictionRecord:
-    plain = {item.name: row[item.name] for item in fields(PredictionRecord) if item.name != "columns"}
-    record = PredictionRecord(columns=Columns(**{name: row[name] for name in _COLUMN_NAMES}), **plain)
-    return replace(
-        record,
-        text_embedding=_unpacked(row["text_embedding"]),
-        image_embedding=_unpacked(row["image_embedding"]),
-    )
+def _conditions(chosen: PredictionFilter) -> Iterator[Any]:
+    for name in ("product_id", "category", "accepted"):
+        if (value := getattr(chosen, name)) is not None:
+            yield predictions.c[name] == value
+    if chosen.labelled is not None:
+        has_label = exists().where(labels.c.prediction_id == predictions.c.prediction_id)
+        yield has_label if chosen.labelled else ~has_label
+    if chosen.min_confidence is not None:
+        yield predictions.c.confidence >= chosen.min_confidence
+    if chosen.max_confidence is not None:
+        yield predictions.c.confidence <= chosen.max_confidence
+    if chosen.since_s is not None:
+        yield predictions.c.at_s >= chosen.since_s
+    if chosen.until_s is not None:
+        yield predictions.c.at_s < chosen.until_s
 
 
-def _packed(vector: np.ndarray | None) -> bytes | None:
-    return None if vector is None else vector.astype("<f2", copy=False).tobytes()
+def _subject(label: Label) -> tuple[str, ...]:
+    """What a label is about, and who says it."""
+    return (label.prediction_id or "", label.product_id or "", label.source)
 
 
-def _unpacked(data: bytes | None) -> np.ndarray | None:
-    return None if data is None else np.frombuffer(data, dtype="<f2")
+def _migrate(connection: Connection) -> None:
+    from alembic import command  # 0.3 s, and needed once in a database's life
+    from alembic.config import Config
 
-
-def _labelled_query() -> Select[Any]:
-    renamed = [column.label(_LABEL_PREFIX + column.name) for column in labels.columns]
-    return select(predictions, *renamed)
-
-
-def _labelled(row: Mapping[str, Any]) -> LabelledPrediction:
-    label = Label(**{item.name: row[_LABEL_PREFIX + item.name] for item in fields(Label)})
-    return LabelledPrediction(label=label, prediction=_prediction(row))
-
-
-def _without_number(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != "number"}
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    command.upgrade(config, "head")
 
 
 def _use_wal(connection: Any, _: Any) -> None:

@@ -20,6 +20,8 @@ from monitoring.settings import Settings
 from monitoring.streams import Streams, each_product_once, reference_streams, window_streams
 
 DRIFT_ALARM = "drift.alarm"
+DRIFT_STATE = "drift.state"
+STATE_EVERY_S = 60.0  # so that its age says whether the monitor lives
 logger = logging.getLogger("aisle.monitoring")
 
 
@@ -70,6 +72,8 @@ class Watch:
         self.reports = reports
         self._watched: Watched | None = None
         self._after: int | None = None  # the last prediction that is in a window
+        self._said: tuple[str, bool] | None = None  # the state that is in the ledger
+        self._say_again_at = 0.0
         self._drifting = False  # an alarm about this model is in the ledger, and no window since was quiet
 
     def run(self, stop: Event) -> None:
@@ -169,8 +173,19 @@ class Watch:
             names = ", ".join(verdict.stream for verdict in verdicts if verdict.alarm)
             logger.warning("%s: drift in %s", watched.model, names)
         self._drifting = alarm or (self._drifting and not verdicts)
+        self._record_state(window)
         self.exporter.judged(verdicts, len(products))
         return window
+
+    def _record_state(self, window: Window) -> None:
+        """What GET /v1/monitor shows: at each change, and now and then."""
+        said = (window.model, self._drifting)
+        if said == self._said and time.monotonic() < self._say_again_at:
+            return
+        alarming = sorted(verdict.stream for verdict in window.verdicts if verdict.alarm)
+        detail = {"model": window.model, "drifting": self._drifting, "window": list(window.numbers)}
+        self.ledger.record_event(DRIFT_STATE, {**detail, "streams": alarming})
+        self._said, self._say_again_at = said, time.monotonic() + STATE_EVERY_S
 
     def _report(self, watched: Watched, window: Window) -> str:
         """Start a report; return its folder, relative to AISLE_HOME."""

@@ -32,6 +32,7 @@ from service.grpc_server import GrpcServer
 from service.guard import Cancellable, EdgeGuard, HeldBytes
 from service.labels import LabelBook
 from service.ladder import largest_batch
+from service.ledger_reader import LedgerReader
 from service.models import Models, warm_engine
 from service.recorder import Recorder, sampled
 from service.settings import Settings
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("aisle.service")
 
 SETTINGS = Settings.from_environment()
+DAY_S = 86_400.0
 QUEUED_BATCHES = 4  # that may be under way in a worker, where AISLE_MAX_QUEUE says nothing
 WARM_TEXT = "carnet de voyage ligné à couverture souple, " * 6  # about 60 tokens, as products have
 
@@ -89,6 +91,11 @@ def current_labels() -> LabelBook:
     return labels
 
 
+def current_reader() -> LedgerReader:
+    reader: LedgerReader = bentoml.get_current_service().reader
+    return reader
+
+
 @bentoml.service(
     name="aisle",
     service_class=service_class(guarded),
@@ -100,12 +107,13 @@ def current_labels() -> LabelBook:
     tracing={"excluded_urls": ".*"},  # nothing exports spans; making them took a sixth of a request's CPU
     metrics={"duration": {"buckets": list(SECONDS)}},
 )
-@bentoml.asgi_app(Cancellable(Doors(current_desk, current_labels).app()))
+@bentoml.asgi_app(Cancellable(Doors(current_desk, current_labels, current_reader).app()))
 class Aisle:
     """Files products into categories."""
 
     desk: Desk
     labels: LabelBook
+    reader: LedgerReader
     models: Models
     recorder: Recorder
     gate: Gate
@@ -140,10 +148,11 @@ class Aisle:
         self.models.open()
         self.recorder = Recorder(
             ledger,
+            folder=SETTINGS.home / "spool",
+            limit_bytes=SETTINGS.spool_bytes,
             sample=sampled(SETTINGS.ledger_embeddings),
-            on_written=functools.partial(telemetry().recorded, "written"),
-            on_dropped=functools.partial(telemetry().recorded, "dropped"),
-            on_waiting=telemetry().records_waiting,
+            observer=telemetry(),
+            keep_s=SETTINGS.keep_days * DAY_S,
         )
         self.dispatch = Dispatcher(self.bento_service, "classify")
         self.dispatch.max_batch = batch = self._largest_batch()
@@ -172,6 +181,7 @@ class Aisle:
             )
             await self.grpc.start(SETTINGS.grpc_host, SETTINGS.grpc_port)
         self.labels = LabelBook(ledger, lambda: self.models.champion.classifier.taxonomy)
+        self.reader = LedgerReader(ledger)
         self.models.follow()
         # A full collection walks every object of torch and feast: 0.3 s in which nothing is answered.
         gc.collect()
@@ -195,6 +205,7 @@ class Aisle:
         balance().close()
         self.desk.close()
         self.labels.close()
+        self.reader.close()
         self.models.close()
         self.recorder.close()
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from aisle.columns import Columns, measure_columns
 from aisle.errors import ProductError
+from aisle.ledger_tables import TITLE_CHARS
 from aisle.prediction import Prediction
 from aisle.product import Product
 from service.admission import Gate
@@ -41,8 +42,10 @@ _LONG_TEXT_CHARS = 4_000  # of a request: cleaning more takes longer than a trip
 
 @dataclass(kw_only=True, slots=True)
 class Ticket:
-    """One request's: False once nobody waits for its answers, so that no batch is spent on them."""
+    """One request's: when it came (perf_counter); False once nobody waits for its answers, so that no batch
+    is spent on them."""
 
+    began: float = field(default_factory=time.perf_counter)
     wanted: bool = True
 
 
@@ -54,6 +57,7 @@ class Job:
     item: Item
     columns: Columns
     engine: Engine
+    title: str | None = None  # the beginning of the product's
     ticket: Ticket = field(default_factory=Ticket)
 
 
@@ -191,7 +195,8 @@ class Desk:
             item = engine.classifier.prepare(product, top_k)
         except ProductError as error:
             return error
-        return Job(item=item, columns=measure_columns(item), engine=engine, ticket=ticket)
+        columns, title = measure_columns(item), brief(product.title)
+        return Job(item=item, columns=columns, engine=engine, title=title, ticket=ticket)
 
     async def _dispatch(self, jobs: Sequence[Job]) -> Sequence[Answer | RequestError]:
         """One answer a job, in order."""
@@ -248,6 +253,11 @@ def parcel_rows(jobs: Sequence[Job]) -> list[list[int]]:
     encoded = sorted(set(range(len(jobs))) - set(alone))
     shared = [alone[start : start + IDS_A_PLACE] for start in range(0, len(alone), IDS_A_PLACE)]
     return [[row] for row in encoded] + shared
+
+
+def brief(title: str) -> str | None:
+    """The beginning of a title, on one line; PostgreSQL cannot hold a NUL."""
+    return " ".join(title[: 2 * TITLE_CHARS].replace("\0", " ").split())[:TITLE_CHARS] or None
 
 
 def _place_share(given: Given) -> float:

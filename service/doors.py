@@ -16,8 +16,11 @@ from service.desk import PRODUCT_FAULT_STATUS, Desk, Given, Reply, worst_fault
 from service.errors import RequestError, error_object, error_response, json_response
 from service.json_door import read_json
 from service.labels import LabelBook, read_labels
+from service.ledger_reader import LedgerReader
+from service.monitor_door import read_monitor
 from service.oip_door import OipDoor
-from service.openapi import CLASSIFY, LABELS, OPENAPI, UPLOAD, specification
+from service.openapi import CLASSIFY, LABELS, MONITOR, OPENAPI, PREDICTIONS, UPLOAD, specification
+from service.predictions_door import read_page
 from service.terms import read_terms
 from service.upload_door import read_upload
 from service.wire import result_object
@@ -27,6 +30,8 @@ METHODS: Mapping[str, Sequence[str]] = {
     CLASSIFY: ("POST",),
     UPLOAD: ("POST",),
     LABELS: ("POST",),
+    PREDICTIONS: ("GET",),
+    MONITOR: ("GET",),
     OPENAPI: ("GET", "HEAD"),
     **oip_door.METHODS,
     "/livez": ("GET", "HEAD"),
@@ -52,11 +57,18 @@ def early_refusal(desk: Desk, path: str, headers: Mapping[str, str]) -> RequestE
 
 
 class Doors:
-    """`desk` and `labels` give the worker's; they are asked at each request, since the app is older."""
+    """`desk`, `labels` and `reader` give the worker's; they are asked at each request, since the app is
+    older."""
 
-    def __init__(self, desk: Callable[[], Desk], labels: Callable[[], LabelBook]) -> None:
+    def __init__(
+        self,
+        desk: Callable[[], Desk],
+        labels: Callable[[], LabelBook],
+        reader: Callable[[], LedgerReader],
+    ) -> None:
         self.desk = desk
         self.labels = labels
+        self.reader = reader
 
     def app(self) -> Starlette:
         return Starlette(
@@ -64,6 +76,8 @@ class Doors:
                 Route(CLASSIFY, self.classify, methods=["POST"]),
                 Route(UPLOAD, self.upload, methods=["POST"]),
                 Route(LABELS, self.label, methods=["POST"]),
+                Route(PREDICTIONS, self.predictions, methods=["GET"]),
+                Route(MONITOR, self.monitor, methods=["GET"]),
                 Route(OPENAPI, self.openapi, methods=["GET"]),
                 *OipDoor(self.desk).routes(),
             ],
@@ -96,6 +110,15 @@ class Doors:
         if len(faults) < len(results):
             return json_response({"results": results})
         return json_response({"error": faults[0], "results": results}, PRODUCT_FAULT_STATUS)
+
+    async def predictions(self, request: Request) -> Response:
+        taxonomy = self.desk().champion().classifier.taxonomy
+        return json_response(await read_page(request.query_params, self.reader(), taxonomy))
+
+    async def monitor(self, request: Request) -> Response:
+        desk = self.desk()
+        model = desk.champion().classifier.version
+        return json_response(await read_monitor(model, self.reader(), desk.telemetry))
 
     async def openapi(self, request: Request) -> Response:
         return json_response(specification())

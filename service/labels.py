@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
@@ -32,7 +32,8 @@ class LabelBook:
         """Write the good ones, in one transaction; one result object each, in order. Raises RequestError
         (503) when the ledger cannot be reached; nothing is then written."""
         try:
-            unknown = await asyncio.get_running_loop().run_in_executor(self._pool, self._record_now, given)
+            loop = asyncio.get_running_loop()
+            unknown, is_new = await loop.run_in_executor(self._pool, self._record_now, given)
         except LedgerError as error:
             raise RequestError(
                 503,
@@ -42,35 +43,44 @@ class LabelBook:
                 wanted="a retry with the same labels: none of them was recorded",
                 headers={"Retry-After": str(RETRY_AFTER_S)},
             ) from error
-        return [self._result(label, unknown) for label in given]
+        news = iter(is_new)
+        return [
+            self._recorded(label, next(news)) if _is_known(label, unknown) else self._fault(label)
+            for label in given
+        ]
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _record_now(self, given: Sequence[Given]) -> set[str]:
-        """Record what can be; return the prediction ids that the ledger does not know."""
+    def _record_now(self, given: Sequence[Given]) -> tuple[set[str], list[bool]]:
+        """Record what can be; the prediction ids that the ledger does not know, and of each that was recorded
+        whether it is new."""
         good = [label for label in given if isinstance(label, Label)]
         wanted = {label.prediction_id for label in good if label.prediction_id is not None}
         unknown = wanted - self.ledger.has_prediction(sorted(wanted)) if wanted else set()
-        self.ledger.record_labels([label for label in good if label.prediction_id not in unknown])
-        return unknown
+        return unknown, self.ledger.record_labels([one for one in good if _is_known(one, unknown)])
 
-    def _result(self, label: Given, unknown: set[str]) -> dict[str, Any]:
+    def _recorded(self, label: Label, is_new: bool) -> dict[str, Any]:
+        known = label.category in self.taxonomy().codes
+        return {"recorded": True, "new": is_new, "in_taxonomy": known}
+
+    def _fault(self, label: Given) -> dict[str, Any]:
         if isinstance(label, ProductError):
             return {"error": error_object(label)}
-        if label.prediction_id in unknown:
-            return {
-                "error": error_object(
-                    ProductError(
-                        "prediction_unknown",
-                        field="prediction_id",
-                        found=f"{label.prediction_id!r}, which the ledger does not hold",
-                        wanted="the prediction_id of an answer; it is recorded about a second after it",
-                    )
+        return {
+            "error": error_object(
+                ProductError(
+                    "prediction_unknown",
+                    field="prediction_id",
+                    found=f"{label.prediction_id!r}, which the ledger does not hold",
+                    wanted="the prediction_id of an answer; it is recorded about a second after it",
                 )
-            }
-        known = label.category in self.taxonomy().codes
-        return {"recorded": True, "in_taxonomy": known}
+            )
+        }
+
+
+def _is_known(label: Given, unknown: set[str]) -> TypeGuard[Label]:
+    return isinstance(label, Label) and label.prediction_id not in unknown
 
 
 def read_labels(content_type: str, body: bytes) -> list[Given]:

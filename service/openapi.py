@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from service.predictions_door import PARAMETERS
 from service.wire import (
     MAX_LABELS,
     MAX_PRODUCTS,
@@ -15,6 +16,8 @@ from service.wire import (
     ClassifyOut,
     LabelsIn,
     LabelsOut,
+    MonitorOut,
+    PredictionsOut,
     ProductIn,
     RefusedOut,
 )
@@ -22,6 +25,8 @@ from service.wire import (
 CLASSIFY = "/v1/classify"
 UPLOAD = "/v1/classify/upload"
 LABELS = "/v1/labels"
+PREDICTIONS = "/v1/predictions"
+MONITOR = "/v1/monitor"
 OPENAPI = "/openapi.json"
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -72,7 +77,7 @@ _LABELS = {
         {"product_id": "3804725264", "category": "2705", "source": "audit"},
     ]
 }
-_RECORDED = {"results": [{"recorded": True, "in_taxonomy": True}] * 2}
+_RECORDED = {"results": [{"recorded": True, "new": True, "in_taxonomy": True}] * 2}
 _FORM = {
     "type": "object",
     "properties": {
@@ -90,7 +95,18 @@ _FORM = {
 def specification() -> dict[str, Any]:
     """OpenAPI 3.1 of the HTTP interface."""
     _, schemas = models_json_schema(
-        [(model, "validation") for model in (ClassifyIn, ClassifyOut, LabelsIn, LabelsOut, RefusedOut)],
+        [
+            (model, "validation")
+            for model in (
+                ClassifyIn,
+                ClassifyOut,
+                LabelsIn,
+                LabelsOut,
+                MonitorOut,
+                PredictionsOut,
+                RefusedOut,
+            )
+        ],
         ref_template=_REFERENCE,
     )
     json_body = {"application/json": {"schema": _schema("ClassifyIn"), "example": _REQUEST}}
@@ -106,6 +122,8 @@ def specification() -> dict[str, Any]:
             CLASSIFY: {"post": _operation(f"Classify 1 to {MAX_PRODUCTS} products", json_body, answer)},
             UPLOAD: {"post": _operation("Classify one product", form_body, answer)},
             LABELS: {"post": _operation(label_it, labels_body, recorded)},
+            PREDICTIONS: {"get": _page("What was answered, newest first", _schema("PredictionsOut"))},
+            MONITOR: {"get": _json("How it goes", _schema("MonitorOut"))},
             "/livez": {"get": _plain("The process is alive")},
             "/readyz": {"get": _plain("The model is loaded and warm")},
             "/metrics": {"get": _plain("Metrics in Prometheus' text format")},
@@ -134,6 +152,29 @@ def _operation(summary: str, content: dict[str, Any], answer: dict[str, Any]) ->
             **{status: {"description": text, "content": refused} for status, text in refusals.items()},
         },
     }
+
+
+def _page(summary: str, schema: dict[str, str]) -> dict[str, Any]:
+    parameters = [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": parameter.wanted,
+            "schema": dict(parameter.schema),
+        }
+        for name, parameter in PARAMETERS.items()
+    ]
+    refused = {"application/json": {"schema": _schema("RefusedOut"), "example": {"error": _FAULT}}}
+    page = _json(summary, schema)
+    texts = {"422": "A parameter is wrong", "429": "Too many read", "503": "The ledger cannot be reached"}
+    refusals = {status: {"description": text, "content": refused} for status, text in texts.items()}
+    return {**page, "parameters": parameters, "responses": {**page["responses"], **refusals}}
+
+
+def _json(summary: str, schema: dict[str, str]) -> dict[str, Any]:
+    content = {"application/json": {"schema": schema}}
+    return {"summary": summary, "responses": {"200": {"description": summary, "content": content}}}
 
 
 def _plain(summary: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What was answered goes into the ledger, behind the answer: a slow or absent database delays nothing.
 
-Records wait in memory, at most MAX_WAITING of them; one thread writes them in batches and tries again
-while the database is away. What finds no room is dropped, and counted.
+Memory -> spool -> ledger. One thread moves records from memory to a file every half second; another writes
+the file's into the ledger, in order, and tries again while the database is away. So a process that is killed
+loses what half a second brought it, and who adopts its file counts that.
 """
 
 from __future__ import annotations
@@ -11,73 +12,102 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from aisle.errors import LedgerError, LedgerRefusedError
 from aisle.ledger import Ledger, PredictionRecord
 from aisle.prediction import Prediction, Source
+from service.spool import Spool, adopt
 
 if TYPE_CHECKING:
     from service.desk import Job
     from service.engine import Batch
 
-MAX_WAITING = 20_000  # records; with both embeddings about 2 kB each
+MAX_WAITING = 20_000  # records in memory, where the spool takes none; with both embeddings about 2 kB each
 CHUNK = 500  # records a transaction
-PAUSE_S = 0.5  # between writes, so that a transaction holds more than one batch
+PAUSE_S = 0.5  # between memory and spool, so that a transaction holds more than one batch
+IN_MEMORY_BYTES = 64 * 2**20  # of a spool without a folder
 RETRY_S = 1.0  # between attempts while the database is away
+ADOPT_S = 10.0  # between looks for what dead workers left
+FORGET_S = 600.0  # between looks for what is too old
 
 logger = logging.getLogger("aisle.service")
 
 
+class Observer(Protocol):
+    """What a recorder tells."""
+
+    def recorded(self, outcome: str, records: int) -> None: ...
+
+    def records_waiting(self, records: int, spool_bytes: int) -> None: ...
+
+
 class Recorder:
-    """`sample` says whether a prediction keeps its embeddings. `on_written` and `on_dropped` hear how many
-    records were; `on_waiting` how many are left. One thread may call `record` at a time."""
+    """`sample` says whether a prediction keeps its embeddings; predictions of more than `keep_s` ago are
+    deleted, of 0 none. One thread may call `record` at a time."""
 
     def __init__(
         self,
         ledger: Ledger,
         *,
+        folder: Path,
+        limit_bytes: int,
         sample: Callable[[str], bool],
-        on_written: Callable[[int], None],
-        on_dropped: Callable[[int], None],
-        on_waiting: Callable[[int], None],
+        observer: Observer,
+        keep_s: float = 0.0,
         max_waiting: int = MAX_WAITING,
     ) -> None:
         self.ledger = ledger
+        self.folder = folder
+        self.limit_bytes = limit_bytes
         self.sample = sample
-        self.on_written = on_written
-        self.on_dropped = on_dropped
-        self.on_waiting = on_waiting
+        self.observer = observer
+        self.keep_s = keep_s
         self.max_waiting = max_waiting
-        self._waiting: deque[PredictionRecord] = deque()
-        self._closing = threading.Event()
+        self._memory: deque[PredictionRecord] = deque()
+        self._spool = _open_spool(folder, limit_bytes)
+        self._closing, self._all_kept = threading.Event(), threading.Event()
+        self._kept = threading.Event()  # there is something to write
         self._failing = False
-        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
-        self._thread.start()
+        self._adopt_at = self._forget_at = 0.0
+        self._keeper = threading.Thread(target=self._keep_on, name="spool", daemon=True)
+        self._writer = threading.Thread(target=self._write_on, name="recorder", daemon=True)
+        self._keeper.start()
+        self._writer.start()
 
     def record(self, jobs: Sequence[Job], prediction_ids: Sequence[str], batch: Batch) -> None:
         """Take the predictions of a batch. Returns at once."""
         records = self._records(jobs, prediction_ids, batch)
-        room = self.max_waiting - len(self._waiting)
+        room = max(0, self.max_waiting - len(self._memory))
         if room < len(records):
-            self.on_dropped(len(records) - max(0, room))
-        self._waiting.extend(records[: max(0, room)])
+            self.observer.recorded("dropped", len(records) - room)
+        self._spool.took(min(room, len(records)))
+        self._memory.extend(records[:room])
 
     def close(self, timeout_s: float = 3.0) -> None:
-        """Write what waits, for at most `timeout_s`; what is left is counted as dropped."""
+        """Write what waits, for at most `timeout_s`; what is left stays in the spool for the next process."""
         self._closing.set()
-        self._thread.join(timeout_s)
-        if self._waiting:
-            logger.warning("%d records could not be written before the end", len(self._waiting))
-            self.on_dropped(len(self._waiting))
+        self._keeper.join(timeout_s)
+        self._all_kept.set()
+        self._kept.set()
+        self._writer.join(timeout_s)
+        if self._memory:
+            logger.error("%d records could not be kept before the end", len(self._memory))
+            self.observer.recorded("dropped", len(self._memory))
+            self._spool.gave_up(len(self._memory))
+        if self._spool.waiting:
+            logger.warning("%d records stay in %s for the next start", self._spool.waiting, self._spool.name)
+        if not self._writer.is_alive():
+            self._spool.close()
         self.ledger.close()
 
     def _records(
         self, jobs: Sequence[Job], prediction_ids: Sequence[str], batch: Batch
     ) -> list[PredictionRecord]:
-        at_s = time.time()
+        at_s, now = time.time(), time.perf_counter()
         bundle = batch.classifier.bundle
         kept = [self.sample(prediction_id) for prediction_id in prediction_ids]
         text_BD = image_BE = None
@@ -95,6 +125,7 @@ class Recorder:
                     at_s=at_s,
                     model=batch.classifier.version,
                     product_id=job.item.product_id,
+                    title=job.title,
                     category=outcome.category.code,
                     confidence=outcome.confidence,
                     accepted=outcome.accepted,
@@ -102,6 +133,7 @@ class Recorder:
                     image_source=outcome.image_source.value,
                     text_encoder=bundle.text_encoder.revision,
                     image_encoder=bundle.image_encoder.revision,
+                    latency_s=now - job.ticket.began,
                     columns=job.columns,
                     text_embedding=text_BD[row] if text_BD is not None and has_text else None,
                     image_embedding=image_BE[row] if image_BE is not None and has_image else None,
@@ -109,41 +141,116 @@ class Recorder:
             )
         return records
 
-    def _run(self) -> None:
-        while not self._closing.wait(RETRY_S if self._failing else PAUSE_S):
-            self._write_all()
-        self._write_all()
+    # From memory to the spool.
 
-    def _write_all(self) -> None:
-        while self._waiting:
-            chunk = [self._waiting[i] for i in range(min(CHUNK, len(self._waiting)))]
-            if not self._write(chunk):
+    def _keep_on(self) -> None:
+        while not self._closing.wait(PAUSE_S):
+            self._keep()
+        self._keep()
+
+    def _keep(self) -> None:
+        while self._memory:
+            chunk = [self._memory[row] for row in range(min(CHUNK, len(self._memory)))]
+            try:
+                self._spool.append(chunk)
+            except OSError as error:
+                logger.warning("%d records wait in memory: %s", len(self._memory), error)
                 break
             for _ in chunk:
-                self._waiting.popleft()
-        self.on_waiting(len(self._waiting))
+                self._memory.popleft()
+            self._kept.set()
+        self._tell()
 
-    def _write(self, chunk: Sequence[PredictionRecord]) -> bool:
+    def _tell(self) -> None:
+        self.observer.records_waiting(len(self._memory) + self._spool.waiting, self._spool.size_bytes)
+
+    # From the spool to the ledger.
+
+    def _write_on(self) -> None:
+        while True:
+            last = self._all_kept.is_set()  # asked first: all that is kept is written after it
+            self._write_all()
+            if last:
+                break
+            if self._failing:
+                self._all_kept.wait(RETRY_S)
+            else:
+                self._kept.wait(ADOPT_S)
+            self._kept.clear()
+
+    def _write_all(self) -> None:
+        """What dead workers left goes first: it is older."""
+        if time.monotonic() >= self._adopt_at:
+            for orphan in adopt(self.folder, limit_bytes=self.limit_bytes):
+                self._take_over(orphan)
+                if self._failing:
+                    return
+            self._adopt_at = time.monotonic() + ADOPT_S
+        self._write_spool(self._spool)
+        self._tell()
+        if self.keep_s and not self._failing and time.monotonic() >= self._forget_at:
+            self._forget()
+
+    def _take_over(self, orphan: Spool) -> None:
+        """Write what a dead worker left, and count what it could not keep. What cannot be written now is
+        tried again: its file is nobody's when it is closed."""
+        lost = orphan.taken - orphan.kept
+        if lost:
+            orphan.gave_up(lost)
+            logger.error("a worker died with %d records that were in its memory only", lost)
+            self.observer.recorded("lost", lost)
+        if orphan.waiting:
+            logger.info("%d records of %s are replayed", orphan.waiting, orphan.name)
+        self._write_spool(orphan)
+        orphan.close()
+
+    def _write_spool(self, spool: Spool) -> None:
+        try:
+            while (entry := spool.first()) is not None and self._write(entry.records):
+                spool.finish(entry)
+        except (OSError, ValueError) as error:
+            given_up = spool.set_aside()
+            logger.error("%d records are given up: %s", given_up, error)
+            self.observer.recorded("dropped", given_up)
+
+    def _write(self, records: Sequence[PredictionRecord]) -> bool:
         """Whether these are done with: written or, where the database will never take them, dropped."""
         try:
             if self._failing:  # it may be a new database
                 self.ledger.create_tables()
-            self.ledger.record_predictions(chunk)
-        except LedgerRefusedError as error:
+            self.ledger.record_predictions(records)
+        except (LedgerRefusedError, ValueError) as error:
             # One bad record must not take its neighbours with it, nor hold up those behind.
-            if len(chunk) > 1:
-                return all(self._write([record]) for record in chunk)
+            if len(records) > 1:
+                return all(self._write([record]) for record in records)
             logger.error("a record is dropped: %s", error)
-            self.on_dropped(1)
+            self.observer.recorded("dropped", 1)
         except LedgerError as error:
             if not self._failing:
-                logger.warning("predictions wait in memory: %s", error)
+                logger.warning("predictions wait in the spool: %s", error)
             self._failing = True
             return False
         else:
             self._failing = False
-            self.on_written(len(chunk))
+            self.observer.recorded("written", len(records))
         return True
+
+    def _forget(self) -> None:
+        """Delete what is too old."""
+        self._forget_at = time.monotonic() + FORGET_S
+        try:
+            while not self._closing.is_set() and self.ledger.forget(time.time() - self.keep_s):
+                pass
+        except LedgerError as error:
+            logger.warning("what is too old stays for now: %s", error)
+
+
+def _open_spool(folder: Path, limit_bytes: int) -> Spool:
+    try:
+        return Spool.open_new(folder, limit_bytes=limit_bytes)
+    except OSError as error:
+        logger.error("what waits for the ledger dies with this worker, there is no spool: %s", error)
+        return Spool.in_memory(limit_bytes=min(limit_bytes, IN_MEMORY_BYTES))
 
 
 def sampled(share: float) -> Callable[[str], bool]:

@@ -12,6 +12,7 @@ from aisle.environment import (
     DEVICE,
     HOME,
     REDIS_URL,
+    days,
     describe_environment,
     integer,
     model_tag,
@@ -44,6 +45,22 @@ class Settings:
     ledger_embeddings: float = field(
         metadata=variable(
             "AISLE_LEDGER_EMBEDDINGS", "1", share(), "share of predictions recorded with their embeddings"
+        )
+    )
+    keep_days: float = field(
+        metadata=variable(
+            "AISLE_KEEP_DAYS",
+            "0",
+            days(0, 36_500),
+            "predictions, labels and products older than so many days are deleted; 0: none",
+        )
+    )
+    spool_bytes: int = field(
+        metadata=variable(
+            "AISLE_SPOOL_BYTES",
+            str(2**30),
+            integer(2**20, 2**40),
+            "most that a worker keeps below AISLE_HOME/spool while the database is away; more is dropped",
         )
     )
     device: str = field(metadata=DEVICE)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import psutil
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.multiprocess import mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from aisle.prediction import Prediction, Source
 from service.engine import Engine, Outcome
@@ -42,6 +44,7 @@ FAULTS = (
     "model_failed",
     "queue_full",
     "queue_slow",
+    "reads_full",
     "timeout",
 )
 
@@ -50,12 +53,19 @@ SHED = ("bulk_full", "calls_full", "latency", "messages_full", "queue_full", "qu
 UNARY_METHODS = ("/aisle.v1.Classifier/Classify", "/inference.GRPCInferenceService/ModelInfer")
 METHODS = ("/aisle.v1.Classifier/ClassifyStream", *UNARY_METHODS)
 FAULTY_CODES = ("DATA_LOSS", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "UNKNOWN")
+TOTALS = {  # of /v1/monitor
+    "aisle_predictions_total": "predictions",
+    "aisle_labels_total": "labels",
+    "aisle_errors_total": "errors",
+    "aisle_shed_products_total": "shed_products",
+}
 
 
 class Telemetry:
     """Metrics of one worker, in `registry`; `max_batch` bounds the batch size buckets."""
 
     def __init__(self, *, max_batch: int, registry: CollectorRegistry = REGISTRY) -> None:
+        self._registry = registry
         sizes = [size for size in PRODUCTS if size < max_batch] + [max_batch]
         self._stage = Histogram(
             "aisle_stage_seconds",
@@ -113,6 +123,12 @@ class Telemetry:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self._spool = Gauge(
+            "aisle_ledger_spool_bytes",
+            "Predictions that wait in files to be written",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
         self._labels = Counter("aisle_labels", "True categories that were given", registry=registry)
         self._swaps = Counter(
             "aisle_model_swaps",
@@ -133,7 +149,7 @@ class Telemetry:
     def _start_at_zero(self) -> None:
         """Make the series that alerts and the board read: one that begins with its first event hides it from
         every rate."""
-        for outcome in ("written", "dropped"):
+        for outcome in ("written", "dropped", "lost"):
             self._records.labels(outcome)
         for outcome in ("done", "refused"):
             self._swaps.labels(outcome)
@@ -202,11 +218,26 @@ class Telemetry:
     def recorded(self, outcome: str, records: int) -> None:
         self._records.labels(outcome).inc(records)
 
-    def records_waiting(self, records: int) -> None:
+    def records_waiting(self, records: int, spool_bytes: int) -> None:
         self._waiting.set(records)
+        self._spool.set(spool_bytes)
 
     def labelled(self, labels: int) -> None:
         self._labels.inc(labels)
+
+    def totals(self) -> dict[str, int]:
+        """What was counted since the service began, by all workers."""
+        registry = self._registry
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ and registry is REGISTRY:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)
+        sums = dict.fromkeys((*TOTALS.values(), "accepted"), 0)
+        for sample in itertools.chain.from_iterable(metric.samples for metric in registry.collect()):
+            if sample.name in TOTALS:
+                sums[TOTALS[sample.name]] += int(sample.value)
+                if sample.labels.get("accepted") == "true":
+                    sums["accepted"] += int(sample.value)
+        return sums
 
     def swapped(self, outcome: str, engine: Engine) -> None:
         """Count it, name the model in service, and start its categories at 0, so that a first prediction

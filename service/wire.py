@@ -89,6 +89,7 @@ class LabelsEnvelope(Strict):
 
 class LabelRecordedOut(Strict):
     recorded: Literal[True]
+    new: bool = Field(description="false where its source had said the same last")
     in_taxonomy: bool = Field(description="whether the model in service knows this category")
 
 
@@ -145,6 +146,87 @@ class LabelsOut(Strict):
     """One result a label, in the order of the request: recorded, or what is wrong with it."""
 
     results: list[LabelRecordedOut | FaultOut]
+
+
+class NamedOut(Strict):
+    code: str
+    name: str | None = Field(description="null of a code that the model in service does not know")
+
+
+class GivenLabelOut(Strict):
+    category: NamedOut
+    source: str
+    at: str
+
+
+class RecordedOut(Strict):
+    """A prediction, as the ledger holds it."""
+
+    prediction_id: str
+    at: str = Field(description="RFC 3339, UTC")
+    model: str
+    role: str = Field(description="what the model was to the product: champion or canary")
+    product_id: str | None
+    title: str | None = Field(description="its beginning")
+    category: NamedOut
+    confidence: float
+    accepted: bool
+    vectors: VectorsOut
+    latency_s: float | None = Field(description="from the request's arrival to the answer")
+    text_chars: int | None
+    language: str | None
+    image_width: int | None
+    image_height: int | None
+    label: GivenLabelOut | None = Field(description="the last one of this prediction")
+
+
+class PredictionsOut(Strict):
+    """Newest first."""
+
+    predictions: list[RecordedOut]
+    next: str | None = Field(description="the cursor of the next page; null where this is the last")
+
+
+class ServedOut(Strict):
+    version: str
+    since: str | None = Field(description="when it was promoted; RFC 3339, UTC")
+
+
+class CountsOut(Strict):
+    predictions: int
+    accepted: int
+    labels: int
+    errors: int
+    shed_products: int
+
+
+class LatencyOut(Strict):
+    p50_s: float
+    p99_s: float
+    answers: int = Field(description="of the newest")
+
+
+class AccuracyOut(Strict):
+    """On the labels of late, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    labels: int
+
+
+class MonitorOut(Strict):
+    """How it goes. What is null is not known yet, and named in `not_known_yet`."""
+
+    model: ServedOut
+    uptime_s: float
+    since_start: CountsOut
+    latency: LatencyOut | None
+    accepted_share: float | None = Field(description="of the newest answers")
+    accuracy: AccuracyOut | None
+    drift: dict[str, Any] | None = Field(description="what the monitor said of its last window")
+    ledger: str = Field(description="reachable, or why it is not")
+    not_known_yet: list[str]
 
 
 class RefusedOut(FaultOut):

@@ -41,7 +41,10 @@ def test_labels_of_an_answer_and_of_a_product_are_recorded(service: TinyService)
     )
     assert answer.status_code == 200
     assert answer.json() == {
-        "results": [{"recorded": True, "in_taxonomy": True}, {"recorded": True, "in_taxonomy": False}]
+        "results": [
+            {"recorded": True, "new": True, "in_taxonomy": True},
+            {"recorded": True, "new": True, "in_taxonomy": False},
+        ]
     }
     found = [
         (one.prediction.prediction_id, one.label.category, one.label.source)
@@ -49,6 +52,14 @@ def test_labels_of_an_answer_and_of_a_product_are_recorded(service: TinyService)
     ]
     assert found == [("p1", "40", "review"), ("p2", "new", "audit")]
     assert service.sample("aisle_labels_total") == 2
+
+
+def test_labels_may_be_sent_again(service: TinyService) -> None:
+    given = [{"prediction_id": "p1", "category": "40"}, {"product_id": "shoe-2", "category": "50"}]
+    first, second = (post(service, given).json()["results"] for _ in range(2))
+    assert [result["new"] for result in first] == [True, True]
+    assert [result["new"] for result in second] == [False, False]
+    assert service.ledger.count_labels() == 2
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,21 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from postgres import running_postgres
+from sqlalchemy import text
 
 from aisle.columns import Columns
-from aisle.errors import LedgerError
-from aisle.ledger import Label, Ledger, PredictionRecord, ledger_url, metadata
+from aisle.errors import LedgerError, LedgerRefusedError
+from aisle.ledger import Label, Ledger, PredictionFilter, PredictionRecord, ledger_url
+from aisle.ledger_rows import KnownProduct
+from aisle.ledger_tables import metadata
 
 COLUMNS = Columns(
     text_chars=31, language="fr", description_missing=True, image_width=500, image_height=400, brightness=0.5
@@ -59,6 +64,8 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     yield opened
     if on_postgres:
         metadata.drop_all(opened._engine)
+        with opened._engine.begin() as connection:
+            connection.execute(text("DROP TABLE alembic_version"))
     opened.close()
 
 
@@ -90,10 +97,142 @@ def test_predictions_are_read_in_pages_and_by_model(ledger: Ledger) -> None:
     assert ledger.count_predictions(after=page[-1].number) == 6
 
 
-def test_a_prediction_is_recorded_once(ledger: Ledger) -> None:
+def test_a_prediction_is_recorded_once_however_often_it_comes(ledger: Ledger) -> None:
     ledger.record_predictions([RECORD])
-    with pytest.raises(LedgerError, match="(?i)unique constraint.*prediction_id"):
-        ledger.record_predictions([RECORD])
+    ledger.record_predictions([replace(RECORD, category="hats"), another("p2")])
+    assert [(one.prediction_id, one.category) for one in ledger.predictions()] == [
+        ("p1", "shoes"),
+        ("p2", "shoes"),
+    ]
+
+
+def test_a_record_that_cannot_be_is_refused_whole(ledger: Ledger) -> None:
+    with pytest.raises(LedgerRefusedError, match="(?i)null.*category"):
+        ledger.record_predictions([another("p1"), another("p2", category=None)])
+    assert ledger.count_predictions() == 0
+
+
+def test_a_product_has_its_last_answer_and_the_title_it_was_last_seen_with(ledger: Ledger) -> None:
+    first = another("p1", title="Red shoes", at_s=10.0)
+    ledger.record_predictions([first, another("p2", product_id=None, at_s=11.0)])
+    ledger.record_predictions([another("p3", title=None, category="hats", at_s=30.0)])
+    ledger.record_predictions([another("p0", title="Old", category="old", at_s=5.0)])  # from a spool
+    ledger.record_predictions([another("s", category="shadow's", at_s=40.0, role="shadow")])
+    assert ledger.product("shoe-1") == KnownProduct(
+        product_id="shoe-1",
+        first_at_s=10.0,
+        last_at_s=30.0,
+        title="Red shoes",
+        prediction_id="p3",
+        model="aisle-classifier:a",
+        category="hats",
+        confidence=0.75,
+        accepted=True,
+    )
+    assert ledger.product("shoe-2") is None
+
+
+def test_what_a_shadow_says_is_no_answer(ledger: Ledger) -> None:
+    ledger.record_predictions([another("p1"), another("s1", role="shadow"), another("c1", role="canary")])
+    ledger.record_labels([Label(product_id="shoe-1", category="shoes", source="audit")])
+    said = [one.prediction_id for one in ledger.predictions()]
+    assert said == [one.prediction_id for one in ledger.last_predictions(9)] == ["p1", "c1"]
+    assert ledger.count_predictions() == 2
+    assert len(ledger.page_predictions(PredictionFilter())) == 2
+    assert [one.prediction.prediction_id for one in ledger.labelled_predictions()] == ["c1"]
+
+
+def test_pages_go_from_the_newest_to_the_oldest_and_miss_none(ledger: Ledger) -> None:
+    ledger.record_predictions([another(f"p{i}", at_s=1000.1 + i // 3) for i in range(10)])
+    found, before = [], None
+    while page := ledger.page_predictions(PredictionFilter(), before=before, limit=4):
+        found += [one.prediction_id for one in page]
+        before = (page[-1].at_s, page[-1].number)
+    assert found == [f"p{i}" for i in range(9, -1, -1)]
+    assert page == []
+    assert ledger.page_predictions(PredictionFilter(), limit=1)[0].text_embedding is None
+
+
+@pytest.mark.parametrize(
+    ("chosen", "wanted"),
+    [
+        ({"product_id": "x"}, ["p1"]),
+        ({"model": "m:2"}, ["p2"]),
+        ({"category": "hats"}, ["p3"]),
+        ({"accepted": False}, ["p4", "p1"]),
+        ({"labelled": True}, ["p2"]),
+        ({"labelled": False, "accepted": True}, ["p3", "p0"]),
+        ({"min_confidence": 0.9}, ["p4"]),
+        ({"max_confidence": 0.75, "accepted": True, "model": "aisle-classifier:a"}, ["p3", "p0"]),
+        ({"since_s": 101.0, "until_s": 103.0}, ["p2", "p1"]),
+    ],
+)
+def test_predictions_are_found_by_what_is_asked(
+    ledger: Ledger, chosen: dict[str, Any], wanted: list[str]
+) -> None:
+    changes: list[dict[str, object]] = [
+        {},
+        {"product_id": "x", "accepted": False},
+        {"model": "m:2"},
+        {"category": "hats"},
+        {"accepted": False, "confidence": 0.95},
+    ]
+    ledger.record_predictions([another(f"p{i}", at_s=100.0 + i, **one) for i, one in enumerate(changes)])
+    ledger.record_labels([Label(prediction_id="p2", category="c", source="audit")])
+    found = ledger.page_predictions(PredictionFilter(**chosen))
+    assert [one.prediction_id for one in found] == wanted
+
+
+def test_a_label_that_says_what_its_source_said_last_is_not_written_again(ledger: Ledger) -> None:
+    shoes = Label(prediction_id="p1", category="shoes", source="review")
+    hats = replace(shoes, category="hats")
+    audit = replace(shoes, source="audit")
+    assert ledger.record_labels([shoes, shoes, audit]) == [True, False, True]
+    assert ledger.record_labels([shoes, hats]) == [False, True]
+    assert ledger.record_labels([shoes]) == [True]  # it was changed, and is changed back
+    assert ledger.record_labels([]) == []
+    assert [(one.category, one.source) for one in ledger.labels()] == [
+        ("shoes", "review"),
+        ("shoes", "audit"),
+        ("hats", "review"),
+        ("shoes", "review"),
+    ]
+    assert ledger.labels_of(["p1", "p2"])["p1"].number == ledger.newest_label()
+
+
+def test_labels_that_come_twice_at_once_are_written_once(ledger: Ledger) -> None:
+    given = [Label(prediction_id=f"p{i}", category="c", source="audit") for i in range(50)]
+    with ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(lambda _: ledger.record_labels(given), range(8)))
+    assert sum(map(sum, told)) == ledger.count_labels() == 50
+
+
+def test_what_is_too_old_is_forgotten_in_parts(ledger: Ledger) -> None:
+    ledger.record_predictions([another(f"p{i}", at_s=float(i), product_id=f"x{i}") for i in range(10)])
+    ledger.record_labels(
+        [Label(prediction_id=f"p{i}", category="c", source="audit", at_s=100.0 + i) for i in range(10)]
+    )
+    assert ledger.forget(7.0, limit=4) == 8  # four predictions and four products
+    assert ledger.forget(7.0, limit=4) == 6
+    assert ledger.forget(7.0, limit=4) == 0
+    assert [one.prediction_id for one in ledger.predictions()] == ["p7", "p8", "p9"]
+    assert (ledger.product("x6"), ledger.product("x7") is None) == (None, False)
+    assert ledger.count_labels() == 10
+    assert ledger.forget(103.0) == 3 + 3 + 3
+    assert ledger.count_labels() == 7
+
+
+def test_a_challenger_is_no_champion(ledger: Ledger) -> None:
+    champion = ledger.deploy("aisle-classifier:a", "first")
+    with ledger._engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO deployments (at_s, role, mode, share, model, reason) "
+                "VALUES (1, 'challenger', 'shadow', 0.1, 'b', '')"
+            )
+        )
+    assert ledger.champion() == champion
+    assert ledger.deployments() == [champion]
 
 
 def test_the_last_label_of_a_prediction_counts(ledger: Ledger) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from test_ledger import another
+from test_spool import let_go
 from tiny_service import MODEL, Pantry, tiny_classifier, vectors
 
 from aisle.classifier import Classifier, Item
@@ -18,9 +24,10 @@ from aisle.image import ImageEncoder
 from aisle.ledger import Ledger, ledger_url
 from aisle.product import Product
 from aisle.text import TextEncoder
-from service.desk import Job
+from service.desk import Job, Ticket
 from service.engine import Engine
 from service.recorder import Recorder, sampled
+from service.spool import Spool
 
 IDS = [f"{i:032x}" for i in range(100)]
 
@@ -33,30 +40,40 @@ def classifier(tiny_text_encoder: TextEncoder, tiny_image_encoder: ImageEncoder)
 class Told:
     """A recorder with what it told."""
 
-    def __init__(self, url: str, *, share: float = 1.0, max_waiting: int = 1000) -> None:
+    def __init__(
+        self, url: str, home: Path, *, share: float = 1.0, max_waiting: int = 1000, **options: Any
+    ) -> None:
         self.counts: Counter[str] = Counter()
-        self.waiting = 0
+        self.waiting = self.spool_bytes = -1
         self.ledger = Ledger.open(url)
         self.recorder = Recorder(
             self.ledger,
+            folder=home / "spool",
+            limit_bytes=options.pop("limit_bytes", 2**20),
             sample=sampled(share),
-            on_written=lambda n: self.counts.update(written=n),
-            on_dropped=lambda n: self.counts.update(dropped=n),
-            on_waiting=self.wait,
+            observer=self,
             max_waiting=max_waiting,
+            **options,
         )
 
-    def wait(self, records: int) -> None:
-        self.waiting = records
+    def recorded(self, outcome: str, records: int) -> None:
+        self.counts[outcome] += records
+
+    def records_waiting(self, records: int, spool_bytes: int) -> None:
+        self.waiting, self.spool_bytes = records, spool_bytes
 
     def record(self, engine: Engine, items: list[Item], ids: list[str]) -> None:
-        jobs = [Job(item=item, columns=measure_columns(item), engine=engine) for item in items]
+        ticket = Ticket(began=time.perf_counter() - 0.25)
+        jobs = [
+            Job(item=item, columns=measure_columns(item), engine=engine, title="A train", ticket=ticket)
+            for item in items
+        ]
         self.recorder.record(jobs, ids, engine.answer(items))
 
 
 @pytest.fixture
 def told(tmp_path: Path) -> Iterator[Told]:
-    made = Told(ledger_url(tmp_path, ""))
+    made = Told(ledger_url(tmp_path, ""), tmp_path)
     made.ledger.create_tables()
     yield made
     made.recorder.close()
@@ -78,6 +95,9 @@ def test_a_prediction_is_recorded_with_its_columns_and_embeddings(told: Told, cl
     assert (computed.prediction_id, computed.model, computed.product_id) == (IDS[0], MODEL, "8")
     assert (computed.text_source, computed.image_source) == ("computed", "absent")
     assert (computed.columns.language, computed.columns.text_chars) == ("fr", 39)
+    assert (computed.role, computed.title) == ("champion", "A train")
+    assert computed.latency_s is not None
+    assert 0.25 <= computed.latency_s < 5
     assert computed.text_embedding is not None
     assert computed.text_embedding.shape == (classifier.text_encoder.dim,)
     assert computed.image_embedding is None
@@ -109,8 +129,30 @@ def test_records_wait_while_the_database_is_locked(
     assert told.counts["dropped"] == 0
 
 
-def test_what_finds_no_room_is_dropped_and_counted(classifier: Classifier) -> None:
-    told = Told("postgresql://nobody@127.0.0.1:1/nothing", max_waiting=3)
+AWAY = "postgresql://nobody@127.0.0.1:1/nothing"
+
+
+def test_records_wait_in_the_spool_while_the_database_is_away_and_are_replayed_in_order(
+    tmp_path: Path, classifier: Classifier
+) -> None:
+    engine = Engine(classifier, Pantry(), write_back=False)
+    before = Told(AWAY, tmp_path)
+    before.record(engine, [Item(text="train")] * 3, IDS[:3])
+    until(lambda: before.waiting == 3 and before.spool_bytes > 0)
+    before.record(engine, [Item(text="train")] * 2, IDS[3:5])
+    before.recorder.close()
+    assert before.counts == Counter()
+    after = Told(ledger_url(tmp_path, ""), tmp_path)
+    until(lambda: after.counts["written"] == 5)
+    after.record(engine, [Item(text="train")], IDS[5:6])
+    until(lambda: after.counts["written"] == 6)
+    assert [one.prediction_id for one in after.ledger.predictions()] == IDS[:6]
+    after.recorder.close()
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_what_finds_no_room_anywhere_is_dropped_and_counted(tmp_path: Path, classifier: Classifier) -> None:
+    told = Told(AWAY, tmp_path, max_waiting=3, limit_bytes=5_000)  # a page and no record
     engine = Engine(classifier, Pantry(), write_back=False)
     told.record(engine, [Item(text="train")] * 5, IDS[:5])
     assert told.counts["dropped"] == 2
@@ -119,16 +161,85 @@ def test_what_finds_no_room_is_dropped_and_counted(classifier: Classifier) -> No
     assert told.counts == Counter(dropped=5)
 
 
+def test_without_a_folder_records_wait_in_memory(tmp_path: Path, classifier: Classifier) -> None:
+    (tmp_path / "spool").write_text("a file is in its place")
+    told = Told(ledger_url(tmp_path, ""), tmp_path)
+    told.record(Engine(classifier, Pantry(), write_back=False), [Item(text="train")], IDS[:1])
+    until(lambda: told.counts["written"] == 1)
+    told.recorder.close()
+
+
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_ledger import another
+from test_spool import let_go
+from service.spool import Spool
+spool = Spool.open_new(Path(sys.argv[1]), limit_bytes=2**20)
+for first in (0, 2):
+    spool.took(2)
+    spool.append([another(f"k{i}") for i in range(first, first + 2)])
+spool.finish(spool.first())
+spool.took(3)  # what half a second brought
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_worker_left_is_replayed_and_what_it_lost_is_counted(tmp_path: Path) -> None:
+    tests = str(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "spool"), tests], check=False)
+    assert done.returncode == -signal.SIGKILL
+    told = Told(ledger_url(tmp_path, ""), tmp_path)
+    until(lambda: told.counts["written"] == 2)
+    assert told.counts == Counter(written=2, lost=3)
+    assert [one.prediction_id for one in told.ledger.predictions()] == ["k2", "k3"]
+    told.recorder.close()
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_spool_that_is_damaged_is_set_aside_and_its_records_are_counted(
+    tmp_path: Path, classifier: Classifier
+) -> None:
+    folder = tmp_path / "spool"
+    left = Spool.open_new(folder, limit_bytes=2**20)
+    left.took(2)
+    for prediction_id in ("a", "b"):
+        left.append([another(prediction_id)])
+    path = left.path
+    assert path is not None
+    let_go(left)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    told = Told(ledger_url(tmp_path, ""), tmp_path)
+    until(lambda: told.counts["dropped"] == 1)
+    assert [one.prediction_id for one in told.ledger.predictions()] == ["a"]
+    told.recorder.close()
+    assert [left.name for left in folder.iterdir()] == [path.with_suffix(".damaged").name]
+
+
+def test_predictions_that_are_too_old_are_deleted(tmp_path: Path) -> None:
+    ledger = Ledger.open(ledger_url(tmp_path, ""))
+    ledger.create_tables()
+    ledger.record_predictions([another("old", at_s=time.time() - 100), another("new", at_s=time.time() - 10)])
+    told = Told(ledger_url(tmp_path, ""), tmp_path, keep_s=50.0)
+    until(lambda: ledger.count_predictions() == 1)
+    assert ledger.predictions()[0].prediction_id == "new"
+    told.recorder.close()
+
+
 def test_a_record_that_no_database_takes_harms_no_other(told: Told, classifier: Classifier) -> None:
     engine = Engine(classifier, Pantry(), write_back=False)
-    told.record(engine, [Item(text="train")] * 3, [IDS[0], IDS[0], IDS[1]])  # an id twice
+    items = [Item(text="train", product_id=product_id) for product_id in ("a", "half a pair: \ud800", "b")]
+    told.record(engine, items, IDS[:3])
     until(lambda: told.counts["written"] + told.counts["dropped"] == 3)
     assert told.counts == Counter(written=2, dropped=1)
-    assert [record.prediction_id for record in told.ledger.predictions()] == IDS[:2]
+    assert [record.product_id for record in told.ledger.predictions()] == ["a", "b"]
 
 
 def test_tables_are_made_when_the_database_comes_late(tmp_path: Path, classifier: Classifier) -> None:
-    late = Told(ledger_url(tmp_path, ""))  # without create_tables
+    late = Told(ledger_url(tmp_path, ""), tmp_path)  # without create_tables
     late.record(Engine(classifier, Pantry(), write_back=False), [Item(text="train")], IDS[:1])
     until(lambda: late.counts["written"] == 1)
     late.recorder.close()

@@ -203,7 +203,7 @@ def test_answers_are_in_the_ledger_and_can_be_labelled(server: LiveServer, ledge
         time.sleep(0.05)
     label = {"prediction_id": result["prediction_id"], "category": "50"}
     assert server.client.post("/v1/labels", json={"labels": [label]}).json() == {
-        "results": [{"recorded": True, "in_taxonomy": True}]
+        "results": [{"recorded": True, "new": True, "in_taxonomy": True}]
     }
     [labelled] = ledger.labelled_predictions()
     assert labelled.prediction.product_id == "ledger-1"

@@ -158,6 +158,8 @@ def test_drift_is_one_event_until_a_quiet_window_and_every_window_counts(post: P
     verdict = first.detail["streams"]["brightness"]
     assert verdict["ratio"] == pytest.approx(verdict["statistic"] / verdict["threshold"])
     assert verdict["ratio"] > 1 > verdict["p_value"]
+    states = [(one.detail["drifting"], one.detail["streams"]) for one in post.ledger.events("drift.state")]
+    assert states == [(False, []), (True, ["brightness"]), (False, []), (True, ["brightness"])]
     assert post.value("aisle_drift_alarm", stream="brightness") == 1
     assert (
         post.value("aisle_drift_ratio", stream="brightness")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from service.errors import RequestError
 from service.features import Reading
 from service.guard import EdgeGuard, HeldBytes
 from service.labels import LabelBook
+from service.ledger_reader import LedgerReader
 from service.telemetry import Telemetry
 
 MODEL = "aisle-classifier:tiny"
@@ -115,6 +118,9 @@ class TinyService:
         self.dispatch = OneBatch(telemetry)
         self.ledger = Ledger.open(ledger_url)
         labels = LabelBook(self.ledger, lambda: classifier.taxonomy)
+        reader = LedgerReader(self.ledger)
+        folder = tempfile.mkdtemp(prefix="aisle-tiny-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.gate = Gate(max_queue=max_queue, max_bulk=max_bulk, batch=min(32, max_queue))
         self.desk = Desk(
             champion=lambda: self.engine,
@@ -125,13 +131,13 @@ class TinyService:
             request_timeout_s=request_timeout_s,
         )
         guard = EdgeGuard(
-            Doors(lambda: self.desk, lambda: labels).app(),
+            Doors(lambda: self.desk, lambda: labels, lambda: reader).app(),
             methods=METHODS,
             max_body_bytes=MAX_BODY_BYTES,
             body_timeout_s=5,
             held=HeldBytes(16 * MAX_BODY_BYTES),
             on_refusal=telemetry.error,
-            balance=Balance(Path(tempfile.mkdtemp()) / "load", 1),
+            balance=Balance(Path(folder) / "load", 1),
             admission=lambda path, headers: early_refusal(self.desk, path, headers),
         )
         self.client = TestClient(guard, raise_server_exceptions=False)

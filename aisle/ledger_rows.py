@@ -1,0 +1,176 @@
+"""What the ledger holds, as records; and how each is a row.
+
+Shapes: D and E embedding widths of text and image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Select, select
+
+from aisle.columns import Columns
+from aisle.errors import LedgerError
+from aisle.ledger_tables import TITLE_CHARS, labels, predictions
+
+CHAMPION, CANARY, SHADOW = "champion", "canary", "shadow"  # roles of the model that answered
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PredictionRecord:
+    """One answer. `number` orders the ledger and is 0 before it is written. `role` is what the model was to
+    the product: champion, canary or shadow. `title` is the beginning of the product's; `latency_s` is from
+    the request's arrival on. Embeddings are float16 [D] and [E]; None where the modality was absent or this
+    answer was not sampled."""
+
+    prediction_id: str
+    at_s: float
+    model: str
+    product_id: str | None
+    category: str
+    confidence: float
+    accepted: bool
+    text_source: str
+    image_source: str
+    text_encoder: str
+    image_encoder: str
+    columns: Columns
+    role: str = CHAMPION
+    title: str | None = None
+    latency_s: float | None = None
+    text_embedding: np.ndarray | None = None
+    image_embedding: np.ndarray | None = None
+    number: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Label:
+    """The true category of a prediction or of a product; exactly one of the two ids is given."""
+
+    category: str
+    source: str
+    prediction_id: str | None = None
+    product_id: str | None = None
+    at_s: float = 0.0
+    number: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.prediction_id is None) == (self.product_id is None):
+            raise LedgerError(
+                f"label: found prediction_id {self.prediction_id!r} and product_id {self.product_id!r}, "
+                "wanted exactly one of them"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LabelledPrediction:
+    """A prediction with the last label that was given for it or, else, for its product."""
+
+    label: Label
+    prediction: PredictionRecord
+
+    @property
+    def correct(self) -> bool:
+        return self.label.category == self.prediction.category
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    number: int
+    at_s: float
+    kind: str
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deployment:
+    """From `at_s` on, `model` has this role; `mode` (shadow or canary) and `share` are a challenger's."""
+
+    number: int
+    at_s: float
+    model: str
+    reason: str
+    role: str = CHAMPION
+    mode: str | None = None
+    share: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownProduct:
+    """A product that was answered, with its last answer."""
+
+    product_id: str
+    first_at_s: float
+    last_at_s: float
+    title: str | None
+    prediction_id: str
+    model: str
+    category: str
+    confidence: float
+    accepted: bool
+
+
+_COLUMN_NAMES = tuple(item.name for item in fields(Columns))
+_NOT_PLAIN = ("columns", "number", "text_embedding", "image_embedding")
+_PLAIN_NAMES = tuple(item.name for item in fields(PredictionRecord) if item.name not in _NOT_PLAIN)
+_PRODUCT_NAMES = ("product_id", "prediction_id", "model", "category", "confidence", "accepted")
+_LABEL_PREFIX = "label_"
+
+
+def prediction_row(record: PredictionRecord) -> dict[str, Any]:
+    row = {name: getattr(record, name) for name in _PLAIN_NAMES}
+    row["title"] = record.title[:TITLE_CHARS] if record.title else None
+    for name in _COLUMN_NAMES:
+        row[name] = getattr(record.columns, name)
+    row["text_embedding"] = _packed(record.text_embedding)
+    row["image_embedding"] = _packed(record.image_embedding)
+    return row
+
+
+def product_rows(records: Sequence[PredictionRecord]) -> list[dict[str, Any]]:
+    """A row for each product that the records answer, with the last answer; sorted by id, so that two writers
+    never wait for each other in a circle."""
+    rows: dict[str, dict[str, Any]] = {}
+    for record in sorted(records, key=lambda record: record.at_s):
+        if record.product_id is not None and record.role != SHADOW:
+            row = {name: getattr(record, name) for name in _PRODUCT_NAMES}
+            earlier = rows.get(record.product_id, {"first_at_s": record.at_s, "title": None})
+            title = record.title[:TITLE_CHARS] if record.title else earlier["title"]
+            row |= {"first_at_s": earlier["first_at_s"], "last_at_s": record.at_s, "title": title}
+            rows[record.product_id] = row
+    return [rows[product_id] for product_id in sorted(rows)]
+
+
+def prediction_of(row: Mapping[str, Any]) -> PredictionRecord:
+    plain = {name: row[name] for name in (*_PLAIN_NAMES, "number")}
+    record = PredictionRecord(columns=Columns(**{name: row[name] for name in _COLUMN_NAMES}), **plain)
+    return replace(
+        record,
+        text_embedding=_unpacked(row.get("text_embedding")),
+        image_embedding=_unpacked(row.get("image_embedding")),
+    )
+
+
+def _packed(vector: np.ndarray | None) -> bytes | None:
+    return None if vector is None else vector.astype("<f2", copy=False).tobytes()
+
+
+def _unpacked(data: bytes | None) -> np.ndarray | None:
+    return None if data is None else np.frombuffer(data, dtype="<f2")
+
+
+def labelled_query() -> Select[Any]:
+    renamed = [column.label(_LABEL_PREFIX + column.name) for column in labels.columns]
+    return select(predictions, *renamed)
+
+
+def labelled_of(row: Mapping[str, Any]) -> LabelledPrediction:
+    label = Label(**{item.name: row[_LABEL_PREFIX + item.name] for item in fields(Label)})
+    return LabelledPrediction(label=label, prediction=prediction_of(row))
+
+
+def without_number(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "number"}

@@ -1,0 +1,168 @@
+"""The spool keeps records in order, whole or not at all, whatever happens to its process."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_ledger import NOTHING, RECORD, another
+
+from service.spool import CACHED, Spool, SpoolFullError, adopt
+from service.spool_format import decode, encode
+
+LIMIT = 2**20
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool.open_new(tmp_path, limit_bytes=LIMIT)
+
+
+def keep(spool: Spool, *ids: str) -> None:
+    spool.took(len(ids))
+    spool.append([another(one) for one in ids])
+
+
+def drain(spool: Spool) -> list[str]:
+    found = []
+    while (entry := spool.first()) is not None:
+        found += [record.prediction_id for record in entry.records]
+        spool.finish(entry)
+    return found
+
+
+def opened_again(spool: Spool) -> Spool:
+    """As who adopts it finds it."""
+    assert spool.path is not None
+    let_go(spool)
+    return Spool.open(spool.path, limit_bytes=LIMIT)
+
+
+def let_go(spool: Spool) -> None:
+    """As the kernel does when a process is killed."""
+    spool._counts.close()
+    os.close(spool._file)
+
+
+def test_a_record_comes_back_as_it_was() -> None:
+    vector = np.array([0.5, -2.0, 3.0], dtype=np.float16)
+    records = [
+        RECORD,
+        replace(RECORD, product_id=None, columns=NOTHING, text_embedding=None, image_embedding=vector),
+        replace(RECORD, title="Été \ud800 \n", role="shadow", latency_s=0.25, image_embedding=vector[:0]),
+    ]
+    for given, found in zip(records, decode(encode(records)), strict=True):
+        for name in ("text_embedding", "image_embedding"):
+            one, other = getattr(given, name), getattr(found, name)
+            assert (None if one is None else one.tolist()) == (None if other is None else other.tolist())
+        bare = {"text_embedding": None, "image_embedding": None}
+        assert repr(replace(found, **bare)) == repr(replace(given, **bare))
+
+
+def test_what_another_version_wrote_is_read_by_its_names() -> None:
+    data = encode([RECORD])
+    older = data.replace(b'"title"', b'"gone!"').replace(b'"language"', b'"tongue!!"')
+    [found] = decode(older)
+    assert (found.title, found.columns.language, found.columns.text_chars) == (None, None, 31)
+    with pytest.raises(ValueError, match="found no category"):
+        decode(data.replace(b'"category"', b'"gone"'))
+
+
+def test_entries_come_in_the_order_they_were_kept(spool: Spool) -> None:
+    for number in range(3 * CACHED):
+        keep(spool, f"a{number}", f"b{number}")
+    assert spool.waiting == 6 * CACHED
+    assert drain(spool) == [f"{letter}{number}" for number in range(3 * CACHED) for letter in "ab"]
+    assert (spool.waiting, spool.size_bytes) == (0, 0)
+    keep(spool, "again")
+    assert drain(spool) == ["again"]
+
+
+def test_what_is_kept_while_another_entry_is_written_is_not_missed(spool: Spool) -> None:
+    keep(spool, "a")
+    first = spool.first()
+    assert first is not None
+    keep(spool, "b")
+    spool.finish(first)
+    assert drain(spool) == ["b"]
+
+
+def test_who_adopts_it_goes_on_where_it_ended(spool: Spool, tmp_path: Path) -> None:
+    keep(spool, "a")
+    keep(spool, "b")
+    entry = spool.first()
+    assert entry is not None
+    spool.finish(entry)
+    spool.took(7)
+    again = opened_again(spool)
+    assert (again.taken - again.kept, again.waiting) == (7, 1)
+    assert drain(again) == ["b"]
+
+
+def test_half_an_entry_is_no_entry(spool: Spool) -> None:
+    keep(spool, "a")
+    os.pwrite(spool._file, b"\x01" * 50, spool._end)  # what a dying process had written of the next
+    again = opened_again(spool)
+    keep(again, "b")
+    assert drain(again) == ["a", "b"]
+
+
+def test_damage_is_told_and_the_rest_can_be_given_up(spool: Spool) -> None:
+    keep(spool, "a")
+    keep(spool, "b")
+    end = spool._end
+    os.pwrite(spool._file, b"\xff", end - 1)
+    again = opened_again(spool)
+    entry = again.first()
+    assert entry is not None
+    again.finish(entry)
+    with pytest.raises(ValueError, match="found damage in the entry at"):
+        again.first()
+    assert again.set_aside() == 1
+    keep(again, "c")
+    assert drain(again) == ["c"]
+
+
+def test_a_full_spool_takes_nothing_and_stays_whole(tmp_path: Path) -> None:
+    spool = Spool.open_new(tmp_path, limit_bytes=6_000)
+    keep(spool, "a")
+    with pytest.raises(SpoolFullError, match="wanted at most 6,000"):
+        spool.append([another(f"b{i}") for i in range(50)])
+    keep(spool, "c")
+    assert drain(spool) == ["a", "c"]
+
+
+def test_a_full_disk_takes_nothing_and_the_spool_stays_whole() -> None:
+    # /dev/full answers every write as a full disk does, but cannot be mapped: the page is a file's.
+    spool = Spool.in_memory(limit_bytes=LIMIT)
+    keep(spool, "a")
+    file, spool._file = spool._file, os.open("/dev/full", os.O_RDWR)
+    with pytest.raises(OSError, match="No space left on device"):
+        spool.append([another("b")])
+    os.close(spool._file)
+    spool._file = file
+    keep(spool, "c")
+    assert drain(spool) == ["a", "c"]
+
+
+def test_only_what_nobody_holds_is_adopted(spool: Spool, tmp_path: Path) -> None:
+    keep(spool, "a")
+    (tmp_path / "1.spool").write_bytes(b"no spool" * 1_000)
+    (tmp_path / "note.txt").write_text("neither")
+    assert list(adopt(tmp_path, limit_bytes=LIMIT)) == []
+    let_go(spool)
+    [orphan] = adopt(tmp_path, limit_bytes=LIMIT)
+    assert orphan.path == spool.path
+    assert drain(orphan) == ["a"]
+    orphan.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.spool", "note.txt"]
+
+
+def test_a_spool_in_which_nothing_waits_is_deleted(spool: Spool, tmp_path: Path) -> None:
+    keep(spool, "a")
+    drain(spool)
+    spool.close()
+    assert list(tmp_path.iterdir()) == []
