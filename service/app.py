@@ -10,7 +10,6 @@ import gc
 import itertools
 import logging
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ from service.labels import LabelBook
 from service.ladder import largest_batch
 from service.ledger_reader import LedgerReader
 from service.models import Models, warm_engine
-from service.recorder import Recorder, sampled
+from service.recorder import Recorder, new_prediction_ids, sampled
 from service.settings import Settings
 from service.telemetry import SECONDS, Telemetry, forget_dead_workers
 
@@ -229,7 +228,7 @@ class Aisle:
 
     def _answer(self, jobs: Sequence[Job]) -> list[Answer]:
         batch = jobs[0].engine.answer([job.item for job in jobs])
-        prediction_ids = [uuid.uuid4().hex for _ in jobs]
+        prediction_ids = new_prediction_ids(len(jobs))
         if not self.warming:  # warm-up batches are neither counted nor recorded
             telemetry().batch(batch.outcomes, batch.seconds)
             self.recorder.record(jobs, prediction_ids, batch)

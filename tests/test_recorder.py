@@ -26,7 +26,7 @@ from aisle.product import Product
 from aisle.text import TextEncoder
 from service.desk import Job, Ticket
 from service.engine import Engine
-from service.recorder import Recorder, sampled
+from service.recorder import Recorder, new_prediction_ids, sampled
 from service.spool import Spool
 
 IDS = [f"{i:032x}" for i in range(100)]
@@ -106,8 +106,17 @@ def test_a_prediction_is_recorded_with_its_columns_and_embeddings(told: Told, cl
     assert stored.image_encoder == classifier.image_encoder.revision
 
 
+def test_prediction_ids_are_many_and_in_the_order_of_time() -> None:
+    earlier = new_prediction_ids(1_000)
+    time.sleep(0.002)
+    later = new_prediction_ids(1)
+    assert len({*earlier, *later}) == 1_001
+    assert max(earlier) < later[0]
+    assert {len(one) for one in earlier} == {32}
+
+
 def test_embeddings_are_kept_of_a_share_of_predictions() -> None:
-    ids = [f"{i * 655:04x}{'0' * 28}" for i in range(100)]  # spread over all beginnings
+    ids = [f"{'0' * 28}{i * 655:04x}" for i in range(100)]  # spread over all ends
     assert sum(map(sampled(0.25), ids)) == 26
     assert sum(map(sampled(0), ids)) == 0
     assert sum(map(sampled(1), ids)) == 100
