@@ -145,6 +145,8 @@ class Ledger:
                 )
                 return
             with self._writing(_SCHEMA_LOCK) as connection:
+                if self._engine.dialect.name == "postgresql":  # a long table is written anew, or indexed
+                    connection.execute(text("SET LOCAL statement_timeout = 0"))
                 _migrate(connection)
 
     def _revision(self) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -13,7 +14,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from postgres import running_postgres
-from sqlalchemy import MetaData, inspect, text
+from sqlalchemy import MetaData, event, inspect, text
 
 import aisle.migrations
 from aisle.ledger import Ledger, ledger_url
@@ -39,10 +40,14 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     opened = Ledger.open(request.getfixturevalue("postgres") if on_postgres else ledger_url(tmp_path, ""))
     yield opened
     if on_postgres:
-        held = MetaData()
-        held.reflect(opened._engine)
-        held.drop_all(opened._engine)
+        drop_all(opened)
     opened.close()
+
+
+def drop_all(ledger: Ledger) -> None:
+    held = MetaData()
+    held.reflect(ledger._engine)
+    held.drop_all(ledger._engine)
 
 
 def to_revision(ledger: Ledger, revision: str) -> None:
@@ -78,6 +83,24 @@ def test_a_ledger_of_before_revisions_keeps_what_it_holds(empty: Ledger) -> None
     [kept] = empty.predictions()
     assert (kept.prediction_id, kept.role, kept.title, kept.latency_s) == ("old", "champion", None, None)
     assert differences(empty) == []
+
+
+def test_a_revision_may_take_longer_than_a_query(postgres: str) -> None:
+    ledger = Ledger.open(postgres)
+    timeouts = []
+
+    def look(_: object, cursor: Any, statement: str, *rest: object) -> None:
+        if "CREATE TABLE products" in statement:
+            cursor.execute("SHOW statement_timeout")
+            timeouts.append(cursor.fetchone()[0])
+
+    event.listen(ledger._engine, "before_cursor_execute", look)
+    ledger.create_tables()
+    assert timeouts == ["0"]
+    with ledger._engine.connect() as connection:
+        assert connection.execute(text("SHOW statement_timeout")).scalar() == "5s"
+    drop_all(ledger)
+    ledger.close()
 
 
 def test_revisions_lead_back(empty: Ledger) -> None:
