@@ -6,13 +6,14 @@
 | head.safetensors        | weights of the fusion network                                      |
 | reference.safetensors   | the drift reference: embeddings and probabilities of held-out products |
 | metrics.json, card.json | figures on the test split; data fingerprint, git revision, settings  |
+| golden.*                | held-out products and their answers (aisle/golden.py); not in format 1 |
 | manifest.json           | sha256 of all of these, written last                               |
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ from safetensors.torch import save_file as save_tensors
 from aisle.calibration import Calibration
 from aisle.errors import BundleError
 from aisle.fusion import FusionNet, FusionSettings, build_fusion
+from aisle.golden import GOLDEN_PARTS, Golden
 from aisle.manifest import verify_manifest, write_manifest
 from aisle.taxonomy import Taxonomy
 
-FORMAT = 1
+FORMAT = 2
+WITHOUT_GOLDEN = 1  # the format of bundles that carry no golden products
 PARTS = ("bundle.json", "head.safetensors", "reference.safetensors", "metrics.json", "card.json")
 
 
@@ -44,7 +47,8 @@ class EncoderRef:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bundle:
     """A trained and calibrated classifier. `reference` holds float16 arrays, one row a held-out
-    product: text [N, D], image [N, E], present [N, 2], probabilities [N, C], and label [N]."""
+    product: text [N, D], image [N, E], present [N, 2], probabilities [N, C], and label [N]. `golden` is None
+    where nobody asked what it should answer."""
 
     fusion: FusionNet
     taxonomy: Taxonomy
@@ -54,6 +58,7 @@ class Bundle:
     reference: Mapping[str, np.ndarray]
     metrics: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
+    golden: Golden | None = None
 
     def __post_init__(self) -> None:
         settings = self.fusion.settings
@@ -67,12 +72,15 @@ class Bundle:
             "the fusion network's image_dim",
             settings.image_dim,
         )
+        if self.golden is not None:
+            width = self.golden.probabilities_NC.shape[1]
+            _agree("golden probabilities", width, "the fusion network's outputs", settings.classes)
 
     def save(self, folder: Path) -> None:
         """Write all parts into `folder`, the manifest last."""
         folder.mkdir(parents=True, exist_ok=True)
         facts = {
-            "format": FORMAT,
+            "format": WITHOUT_GOLDEN if self.golden is None else FORMAT,
             "fusion": self.fusion.settings.to_json(),
             "taxonomy": self.taxonomy.to_json(),
             "calibration": self.calibration.to_json(),
@@ -87,18 +95,23 @@ class Bundle:
             {name: np.ascontiguousarray(array) for name, array in self.reference.items()},
             folder / "reference.safetensors",
         )
+        if self.golden is not None:
+            self.golden.save(folder)
         write_manifest(folder)
 
     @classmethod
     def load(cls, folder: Path) -> Bundle:
         """Read and verify a bundle. Raises BundleError naming the missing, changed or disagreeing part."""
         verify_manifest(folder)
-        for part in PARTS:
-            if not (folder / part).is_file():
-                raise BundleError(f"{folder.name}/{part}: missing; a bundle holds {', '.join(PARTS)}")
+        _check_parts(folder, PARTS)
         facts = json.loads((folder / "bundle.json").read_text())
-        if facts.get("format") != FORMAT:
-            raise BundleError(f"{folder.name}: found bundle format {facts.get('format')}, wanted {FORMAT}")
+        found = facts.get("format")
+        if found not in (WITHOUT_GOLDEN, FORMAT):
+            raise BundleError(
+                f"{folder.name}: found bundle format {found}, wanted {FORMAT} (or {WITHOUT_GOLDEN}, of old)"
+            )
+        if found == FORMAT:
+            _check_parts(folder, GOLDEN_PARTS)
         return cls(
             fusion=_load_fusion(folder, FusionSettings(**facts["fusion"])),
             taxonomy=Taxonomy.from_json(facts["taxonomy"]),
@@ -108,7 +121,14 @@ class Bundle:
             reference=load_arrays(folder / "reference.safetensors"),
             metrics=json.loads((folder / "metrics.json").read_text()),
             card=json.loads((folder / "card.json").read_text()),
+            golden=Golden.load(folder) if found == FORMAT else None,
         )
+
+
+def _check_parts(folder: Path, parts: Sequence[str]) -> None:
+    for part in parts:
+        if not (folder / part).is_file():
+            raise BundleError(f"{folder.name}/{part}: missing; a bundle holds {', '.join(parts)}")
 
 
 def _load_fusion(folder: Path, settings: FusionSettings) -> FusionNet:

@@ -18,6 +18,7 @@ from training.catalog import Catalog
 from training.embeddings import image_hashes, text_hashes
 from training.feature_store import open_feature_store
 from training.fit import Vectors
+from training.golden import GOLDEN_PRODUCTS
 from training.labels import FRESH, Labels
 from training.reference import REFERENCE_PRODUCTS
 from training.registration import calibrate_fusion
@@ -67,6 +68,14 @@ class Labelled:
             rng = np.random.default_rng(seed)
             positions = np.sort(rng.choice(positions, REFERENCE_PRODUCTS, replace=False))
         return positions
+
+    def golden_rows(self, seed: int) -> np.ndarray:
+        """Rows of the catalogue of at most GOLDEN_PRODUCTS products of the test split with a vector, drawn at
+        random."""
+        in_catalogue = (self.split_N == "test") & (self.row_N >= 0) & self.vectors.present_N2.any(axis=1)
+        rows = self.row_N[in_catalogue]
+        chosen = np.random.default_rng(seed).permutation(len(rows))[:GOLDEN_PRODUCTS]
+        return np.sort(rows[chosen])
 
 
 def read_labelled(

@@ -24,6 +24,7 @@ from training.catalog import Catalog
 from training.embeddings import encode_images, encode_texts
 from training.feature_store import apply_definitions, open_feature_store
 from training.fit import FitSettings, fit_fusion
+from training.golden import golden_products
 from training.image_encoder import (
     ImageTraining,
     Pictures,
@@ -203,6 +204,9 @@ def fit(
             labels.answers.columns,
             pair.text.settings,
             pair.image.settings,
+        ),
+        golden=golden_products(
+            labelled.golden_rows(settings.seed), catalog, pair.text.settings, pair.image.settings
         ),
         card=model_card(
             settings=settings,

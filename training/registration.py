@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from aisle.bundle import Bundle, EncoderRef
 from aisle.calibration import Answers, Calibration, calibrate
 from aisle.classifier import Classifier
 from aisle.fusion import FusionNet, fusion_logits
+from aisle.golden import Golden
 from aisle.image import ImageEncoder
+from aisle.product import Product
 from aisle.store import save_bundle
 from aisle.taxonomy import Taxonomy
 from aisle.text import TextEncoder
@@ -59,10 +61,11 @@ def make_bundle(
     test: Vectors,
     reference: Vectors,
     columns: Mapping[str, np.ndarray],
+    golden: Sequence[Product],
     card: Mapping[str, Any],
 ) -> Bundle:
-    """A bundle with its figures on `test` (through `Classifier`) and its drift reference: the vectors and
-    cheap `columns` of held-out products."""
+    """A bundle with its figures on `test` (through `Classifier`), its answers for `golden` products, and its
+    drift reference: the vectors and cheap `columns` of held-out products."""
     encoders = {
         "text_encoder": EncoderRef(revision=text_encoder.revision, dim=text_encoder.dim),
         "image_encoder": EncoderRef(revision=image_encoder.revision, dim=image_encoder.dim),
@@ -74,6 +77,7 @@ def make_bundle(
         reference={**_reference(draft, reference), **columns},
         metrics=evaluate(draft, test),
         card=card,
+        golden=Golden.of(draft, golden),
     )
 
 
