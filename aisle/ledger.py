@@ -38,6 +38,8 @@ from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyE
 
 from aisle.errors import LedgerError, LedgerRefusedError
 from aisle.ledger_rows import (
+    CANARY,
+    CHALLENGER,
     CHAMPION,
     SHADOW,
     Deployment,
@@ -56,6 +58,7 @@ from aisle.ledger_rows import (
 from aisle.ledger_tables import REVISION, deployments, events, labels, predictions, products
 
 __all__ = [
+    "CHALLENGER",
     "CHAMPION",
     "SHADOW",
     "Deployment",
@@ -217,10 +220,33 @@ class Ledger:
         return Event(number=number, at_s=at_s, kind=kind, detail=detail)
 
     def deploy(self, model: str, reason: str) -> Deployment:
-        """Make `model` the champion: every worker follows within seconds."""
-        at_s = time.time()
-        number = self._insert_one(deployments, {"at_s": at_s, "model": model, "reason": reason})
-        return Deployment(number=number, at_s=at_s, model=model, reason=reason)
+        """Make `model` the champion: every worker follows within seconds. Where it was the challenger, it is
+        that no longer."""
+        challenger = self.challenger()
+        rows: list[dict[str, Any]] = [{"model": model, "reason": reason}]
+        if challenger is not None and challenger.model == model:
+            rows.append({"role": CHALLENGER, "model": "", "reason": "promoted"})
+        return self._deploy(*rows)
+
+    def challenge(self, model: str, *, mode: str, share: float, reason: str) -> Deployment:
+        """Set `model` beside the champion, for a `share` of the traffic in (0, 1]: as a "shadow" it answers
+        copies to nobody, as a "canary" it answers clients. Raises LedgerRefusedError."""
+        if mode not in (SHADOW, CANARY):
+            raise LedgerRefusedError(f"mode: found {mode!r}, wanted {SHADOW} or {CANARY}")
+        if not 0 < share <= 1:
+            raise LedgerRefusedError(f"share: found {share}, wanted more than 0 and at most 1")
+        champion = self.champion()
+        if champion is not None and champion.model == model:
+            raise LedgerRefusedError(f"challenger: found {model}, the champion, wanted another model")
+        return self._deploy(
+            {"role": CHALLENGER, "mode": mode, "share": share, "model": model, "reason": reason}
+        )
+
+    def withdraw(self, reason: str) -> Deployment | None:
+        """Let the challenger challenge no more; None where there is none."""
+        if self.challenger() is None:
+            return None
+        return self._deploy({"role": CHALLENGER, "model": "", "reason": reason})
 
     # What is read.
 
@@ -229,9 +255,17 @@ class Ledger:
         found = self.deployments(limit=1)
         return found[0] if found else None
 
-    def deployments(self, limit: int = 100) -> list[Deployment]:
-        """The champions, newest first."""
-        query = select(deployments).where(deployments.c.role == CHAMPION)
+    def challenger(self) -> Deployment | None:
+        """The newest deployment of a challenger, unless it was withdrawn."""
+        found = self.deployments(limit=1, role=CHALLENGER)
+        return found[0] if found and found[0].model else None
+
+    def deployments(self, limit: int = 100, *, role: str | None = CHAMPION) -> list[Deployment]:
+        """Newest first, of a role; of all where it is None. A challenger that was withdrawn is one without
+        a model."""
+        query = select(deployments)
+        if role is not None:
+            query = query.where(deployments.c.role == role)
         query = query.order_by(deployments.c.number.desc()).limit(limit)
         return [Deployment(**row) for row in self._rows(query)]
 
@@ -367,6 +401,16 @@ class Ledger:
         about = or_(labels.c.prediction_id.in_(ids), labels.c.product_id.in_(product_ids))
         rows = connection.execute(select(labels).where(about).order_by(labels.c.number)).mappings()
         return {_subject(label): label.category for label in (Label(**row) for row in rows)}
+
+    def _deploy(self, *rows: dict[str, Any]) -> Deployment:
+        """Write all or none of them; the first."""
+        at_s = time.time()
+        numbers = []
+        with self._guarded(), self._engine.begin() as connection:
+            for row in rows:
+                query = insert(deployments).values(at_s=at_s, **row).returning(deployments.c.number)
+                numbers.append(int(connection.execute(query).scalar_one()))
+        return Deployment(number=numbers[0], at_s=at_s, **rows[0])
 
     def _insert_one(self, table: Table, row: dict[str, Any]) -> int:
         with self._guarded(), self._engine.begin() as connection:

@@ -15,8 +15,10 @@ from sqlalchemy import Select, select
 from aisle.columns import Columns
 from aisle.errors import LedgerError
 from aisle.ledger_tables import TITLE_CHARS, labels, predictions
+from aisle.prediction import Role
 
-CHAMPION, CANARY, SHADOW = "champion", "canary", "shadow"  # roles of the model that answered
+CHAMPION, CANARY, SHADOW = (role.value for role in Role)  # of the model that answered
+CHALLENGER = "challenger"  # the other role of a deployment
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

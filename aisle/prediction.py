@@ -16,6 +16,14 @@ class Source(StrEnum):
     ABSENT = "absent"  # the product has no such part
 
 
+class Role(StrEnum):
+    """As what a model answered."""
+
+    CHAMPION = "champion"
+    CANARY = "canary"  # a challenger, to the client
+    SHADOW = "shadow"  # a challenger, to nobody
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
     """A category and its calibrated probability, in [0, 1]."""

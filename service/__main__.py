@@ -160,17 +160,56 @@ def promote(
     tag: Annotated[str, typer.Argument(help="A classifier's tag or version, or latest.")],
     reason: Annotated[str, typer.Option(help="Why; kept in the ledger.")] = "by hand",
 ) -> None:
-    """Make a classifier the champion. Every worker that serves the champion follows within seconds."""
+    """Make a classifier the champion. Every worker that serves the champion follows within seconds. A
+    challenger that is promoted challenges no more."""
     settings = read_settings()
-    from aisle import store
-
-    wanted = tag if ":" in tag else f"{store.CLASSIFIER}:{tag}"
     try:
-        store.load_bundle(wanted)  # verified here, so that a broken one is refused before it is announced
-        deployment = open_ledger(settings).deploy(store.resolve(wanted), reason)
+        deployment = open_ledger(settings).deploy(whole_bundle(tag), reason)
     except AisleError as error:
         raise typer.BadParameter(str(error)) from error
     console.print(f"{deployment.model} is the champion from now on")
+
+
+def whole_bundle(tag: str) -> str:
+    """The full tag of a classifier that was verified here, so that a broken one is refused before it is
+    announced. Raises BundleError."""
+    from aisle import store
+
+    wanted = tag if ":" in tag else f"{store.CLASSIFIER}:{tag}"
+    store.load_bundle(wanted)
+    return store.resolve(wanted)
+
+
+@cli.command()
+def challenge(
+    tag: Annotated[str, typer.Argument(help="A classifier's tag or version, or latest.")],
+    mode: Annotated[
+        str, typer.Option(help="shadow: copies, answered to nobody; canary: answers clients.")
+    ] = "shadow",
+    share: Annotated[float, typer.Option(help="Of the traffic: more than 0, at most 1.")] = 0.1,
+    reason: Annotated[str, typer.Option(help="Why; kept in the ledger.")] = "by hand",
+) -> None:
+    """Set a classifier beside the champion, or change the mode and share of the one that is there."""
+    settings = read_settings()
+    try:
+        challenger = open_ledger(settings).challenge(whole_bundle(tag), mode=mode, share=share, reason=reason)
+    except AisleError as error:
+        raise typer.BadParameter(str(error)) from error
+    console.print(f"{challenger.model} is the challenger from now on: {mode} of {share:.1%}")
+
+
+@cli.command()
+def withdraw(reason: Annotated[str, typer.Option(help="Why; kept in the ledger.")] = "by hand") -> None:
+    """Let the challenger challenge no more."""
+    try:
+        ledger = open_ledger(read_settings())
+        challenger = ledger.challenger()
+        if challenger is None:
+            raise AisleError("withdraw: found no challenger, wanted one")
+        ledger.withdraw(reason)
+    except AisleError as error:
+        raise typer.BadParameter(str(error)) from error
+    console.print(f"{challenger.model} challenges no more")
 
 
 @cli.command()
@@ -192,15 +231,16 @@ def rollback(reason: Annotated[str, typer.Option(help="Why; kept in the ledger."
 
 @cli.command()
 def deployments(limit: Annotated[int, typer.Option(min=1, max=1000)] = 20) -> None:
-    """List the champions of late, newest first."""
+    """List the champions and challengers of late, newest first."""
     try:
-        history = open_ledger(read_settings()).deployments(limit)
+        history = open_ledger(read_settings()).deployments(limit, role=None)
     except LedgerError as error:
         raise typer.BadParameter(str(error)) from error
-    table = Table("since (UTC)", "model", "reason")
+    table = Table("since (UTC)", "role", "model", "reason")
     for one in history:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(one.at_s))
-        table.add_row(since, one.model, one.reason)
+        role = f"{one.role}, {one.mode} of {one.share:.1%}" if one.share is not None else one.role
+        table.add_row(since, role, one.model or "none", one.reason)
     console.print(table if history else "no deployment yet; `python -m service serve` makes the first")
 
 

@@ -10,7 +10,7 @@ import gc
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,10 @@ from aisle.columns import measure_columns
 from aisle.errors import AisleError, LedgerError
 from aisle.ledger import Ledger, ledger_url
 from service.admission import Gate
+from service.answers import Answers
 from service.balance import Balance
 from service.bentoml_bridge import BridgedService, Dispatcher, service_class
-from service.desk import IDS_A_PLACE, Answer, Desk, Job
+from service.desk import IDS_A_PLACE, Desk, Job
 from service.doors import METHODS, Doors, early_refusal
 from service.engine import Engine
 from service.grpc_server import GrpcServer
@@ -33,13 +34,14 @@ from service.labels import LabelBook
 from service.ladder import largest_batch
 from service.ledger_reader import LedgerReader
 from service.models import Models, warm_engine
-from service.recorder import Recorder, new_prediction_ids, sampled
+from service.recorder import Recorder, sampled
 from service.settings import Settings
 from service.telemetry import SECONDS, Telemetry, forget_dead_workers
 
 if TYPE_CHECKING:
     from aisle.classifier import Classifier, Item
     from service.features import FeatureReader
+    from service.shadow import Shadow
 
 logger = logging.getLogger("aisle.service")
 
@@ -115,6 +117,8 @@ class Aisle:
     reader: LedgerReader
     models: Models
     recorder: Recorder
+    shadow: Shadow
+    answers: Answers
     gate: Gate
     grpc: GrpcServer | None = None
     bento_service: BridgedService  # set by BentoML
@@ -130,6 +134,8 @@ class Aisle:
             os._exit(1)
 
     async def _open(self) -> None:
+        from service.shadow import Shadow  # imports torch
+
         # It warns of every form that is broken; the client is told, and nobody else need be.
         logging.getLogger("python_multipart.multipart").setLevel(logging.ERROR)
         keep_freed_memory()
@@ -153,6 +159,19 @@ class Aisle:
             observer=telemetry(),
             keep_s=SETTINGS.keep_days * DAY_S,
         )
+        self.shadow = Shadow(
+            challenger=lambda: self.models.challenger,
+            idle=lambda: self.gate.under_way == 0,
+            telemetry=telemetry(),
+            recorder=self.recorder,
+            on_failure=self.models.failed,
+        )
+        self.answers = Answers(
+            telemetry=telemetry(),
+            recorder=self.recorder,
+            shadow=self.shadow,
+            on_failure=self.models.failed,
+        )
         self.dispatch = Dispatcher(self.bento_service, "classify")
         self.dispatch.max_batch = batch = self._largest_batch()
         on_gpu = self.models.champion.classifier.device != "cpu"
@@ -164,6 +183,7 @@ class Aisle:
         self.warming = False
         self.desk = Desk(
             champion=lambda: self.models.champion,
+            route=self.models.route,
             dispatch=self.dispatch,
             gate=self.gate,
             telemetry=telemetry(),
@@ -204,6 +224,7 @@ class Aisle:
         balance().close()
         self.desk.close()
         self.labels.close()
+        self.shadow.close()
         self.reader.close()
         self.models.close()
         self.recorder.close()
@@ -216,26 +237,18 @@ class Aisle:
     def classify(self, parcels: list[Any]) -> list[Any]:
         """A batch of Parcel to a list of Answer each, in order; nothing where nobody waits any more.
         EdgeGuard lets no HTTP request reach this method's own route; the doors use the dispatcher."""
-        if not self.warming:
+        counted = not self.warming
+        if counted:
             telemetry().queued(sum(map(len, self.dispatch.waiting())))
         wanted = [parcel for parcel in parcels if parcel[0].ticket.wanted]
         jobs = itertools.chain.from_iterable(wanted)
-        answers = iter([answer for same in by_engine(jobs) for answer in self._answer(same)])
-        if wanted and not self.warming:
+        answers = iter(
+            [answer for same in by_engine(jobs) for answer in self.answers.answer(same, counted=counted)]
+        )
+        if wanted and counted:
             self.gate.completed(len(wanted))
         kept = {id(parcel) for parcel in wanted}
         return [[next(answers) for _ in parcel] if id(parcel) in kept else [] for parcel in parcels]
-
-    def _answer(self, jobs: Sequence[Job]) -> list[Answer]:
-        batch = jobs[0].engine.answer([job.item for job in jobs])
-        prediction_ids = new_prediction_ids(len(jobs))
-        if not self.warming:  # warm-up batches are neither counted nor recorded
-            telemetry().batch(batch.outcomes, batch.seconds)
-            self.recorder.record(jobs, prediction_ids, batch)
-        return [
-            Answer(outcome=outcome, prediction_id=prediction_id, started=batch.started)
-            for outcome, prediction_id in zip(batch.outcomes, prediction_ids, strict=True)
-        ]
 
 
 def by_engine(jobs: Iterable[Job]) -> Iterator[list[Job]]:
@@ -289,7 +302,7 @@ def load_engine(settings: Settings, tag: str, beside: Engine | None) -> Engine:
         device=old.device,
     ).pack()
     features = beside.features if same_text and same_image else open_features(settings, classifier)
-    return Engine(classifier, features, write_back=settings.write_back)
+    return Engine(classifier, features, write_back=settings.write_back, beside=beside)
 
 
 def warm_item(classifier: Classifier) -> Item:

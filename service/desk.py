@@ -24,7 +24,7 @@ from aisle.prediction import Prediction
 from aisle.product import Product
 from service.admission import Gate
 from service.engine import Engine, Outcome
-from service.errors import OVERLOADED_STATUS, RequestError
+from service.errors import CHALLENGER_FAILED, OVERLOADED_STATUS, RequestError
 from service.fair_pool import FairPool
 from service.telemetry import Telemetry
 from service.terms import DEFAULT, Priority, Terms
@@ -59,6 +59,7 @@ class Job:
     engine: Engine
     title: str | None = None  # the beginning of the product's
     ticket: Ticket = field(default_factory=Ticket)
+    product: Product | None = None  # what the item was made of, for a shadow that prepares otherwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,12 +91,14 @@ class Reply:
 
 
 class Desk:
-    """`champion` gives the engine in service; a request keeps the one it began with."""
+    """`champion` gives the engine in service, `route` the one for a request whose first product has this id:
+    the champion or a canary. A request keeps the one it began with; a canary that fails is replaced."""
 
     def __init__(
         self,
         *,
         champion: Callable[[], Engine],
+        route: Callable[[str | None], Engine] | None = None,
         dispatch: Dispatch,
         gate: Gate,
         telemetry: Telemetry,
@@ -103,6 +106,7 @@ class Desk:
         request_timeout_s: float,
     ) -> None:
         self.champion = champion
+        self.route = route or (lambda product_id: champion())
         self.dispatch = dispatch
         self.gate = gate
         self.telemetry = telemetry
@@ -115,9 +119,13 @@ class Desk:
         timeout_s = self._timeout_s(terms)
         is_bulk = terms.priority is Priority.BULK or places(given) > self.gate.batch
         work = self._classify_bulk if is_bulk else self._classify_at_once
+        engine = self.route(_first_id(given))
         try:
             async with asyncio.timeout(timeout_s):
-                return await work(given, top_k, timeout_s)
+                reply = await work(given, top_k, timeout_s, engine)
+                if any(_is_challengers_failure(outcome) for outcome in reply.outcomes):
+                    reply = await work(given, top_k, timeout_s, self.champion())
+                return reply
         except TimeoutError as error:
             found, wanted = f"no answer after {timeout_s:.3g} s", "one in time"
             raise RequestError(504, "timeout", field="request", found=found, wanted=wanted) from error
@@ -141,14 +149,16 @@ class Desk:
         own_s = self.request_timeout_s if terms.timeout_s is None else terms.timeout_s
         return min(self.request_timeout_s, own_s)
 
-    async def _classify_at_once(self, given: Sequence[Given], top_k: int, timeout_s: float) -> Reply:
-        engine = self.champion()
+    async def _classify_at_once(
+        self, given: Sequence[Given], top_k: int, timeout_s: float, engine: Engine
+    ) -> Reply:
         with self.gate.interactive(places(given), timeout_s):
             answers = await self._answer(given, top_k, engine)
         return _reply(engine, answers)
 
-    async def _classify_bulk(self, given: Sequence[Given], top_k: int, timeout_s: float) -> Reply:
-        engine = self.champion()
+    async def _classify_bulk(
+        self, given: Sequence[Given], top_k: int, timeout_s: float, engine: Engine
+    ) -> Reply:
         at_once = asyncio.Semaphore(PORTIONS_AT_ONCE)
 
         async def answer(portion: Sequence[Given]) -> list[Answer | Outcome]:
@@ -195,8 +205,14 @@ class Desk:
             item = engine.classifier.prepare(product, top_k)
         except ProductError as error:
             return error
-        columns, title = measure_columns(item), brief(product.title)
-        return Job(item=item, columns=columns, engine=engine, title=title, ticket=ticket)
+        return Job(
+            item=item,
+            columns=measure_columns(item),
+            engine=engine,
+            title=brief(product.title),
+            ticket=ticket,
+            product=product,
+        )
 
     async def _dispatch(self, jobs: Sequence[Job]) -> Sequence[Answer | RequestError]:
         """One answer a job, in order."""
@@ -263,6 +279,14 @@ def brief(title: str) -> str | None:
 def _place_share(given: Given) -> float:
     is_encoded = isinstance(given, Product) and (given.title or given.description or given.image)
     return 1.0 if is_encoded else 1 / IDS_A_PLACE
+
+
+def _first_id(given: Sequence[Given]) -> str | None:
+    return given[0].product_id if isinstance(given[0], Product) else None
+
+
+def _is_challengers_failure(outcome: Outcome) -> bool:
+    return isinstance(outcome, RequestError) and outcome.reason == CHALLENGER_FAILED
 
 
 def worst_fault(outcomes: Sequence[Outcome]) -> ProductError | RequestError | None:

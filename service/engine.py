@@ -7,15 +7,15 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aisle.errors import ProductError
-from aisle.prediction import Prediction
+from aisle.prediction import Prediction, Role
 from service.errors import RequestError, features_unavailable
 
 if TYPE_CHECKING:  # these import torch, which the process that only supervises workers does without
-    from aisle.classifier import Classifier, Embedded, Item
+    from aisle.classifier import Classifier, Embedded, Item, Stored
     from service.features import FeatureReader, Reading
 
 Outcome = Prediction | ProductError | RequestError
@@ -33,19 +33,31 @@ class Batch:
     started: float
     seconds: dict[str, float]
     embedded: Embedded | None
+    role: Role = Role.CHAMPION
 
 
 class Engine:
     """A classifier with the feature store beside it. Threads may answer batches at once: one's features are
     read while another's are encoded. Encoding itself is one batch's at a time on a CPU, whose cores it takes
-    all; on a GPU one batch is prepared and fetched while the other is computed."""
+    all; on a GPU one batch is prepared and fetched while the other is computed. `beside` is an engine that
+    takes turns with this one. `role` is what this engine answers as, and changes with its place."""
 
-    def __init__(self, classifier: Classifier, features: FeatureReader, *, write_back: bool) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        features: FeatureReader,
+        *,
+        write_back: bool,
+        beside: Engine | None = None,
+    ) -> None:
         self.classifier = classifier
         self.features = features
         self.write_back = write_back
+        self.role = Role.CHAMPION
         on_cpu = classifier.device == "cpu"
         self._computing: AbstractContextManager[Any] = threading.Lock() if on_cpu else nullcontext()
+        if beside is not None:
+            self._computing = beside._computing
 
     def answer(self, items: Sequence[Item]) -> Batch:
         """One outcome an item, in order. Never raises because of an item: where the batch fails, each
@@ -63,6 +75,30 @@ class Engine:
             started=started,
             seconds=seconds,
             embedded=embedded,
+            role=self.role,
+        )
+
+    def shadow(self, items: Sequence[Item], known: Sequence[Stored], *, complete: bool) -> Batch:
+        """What this engine would have answered, where `known` holds vectors that another engine used already;
+        all of them if `complete`. What is neither known nor stored is computed. Nothing is written back.
+        Raises what the model raises."""
+        started = time.perf_counter()
+        reading = None if complete else self._read(items)
+        if reading is not None:
+            known = [_merged(*pair) for pair in zip(known, reading.stored, strict=True)]
+        with self._computing:
+            turn = time.perf_counter()
+            embedded = self.classifier.embed(items, known)
+            encoded = time.perf_counter()
+            outcomes = self.classifier.decide(embedded, [item.top_k for item in items])
+        decided = time.perf_counter()
+        return Batch(
+            classifier=self.classifier,
+            outcomes=outcomes,
+            started=started,
+            seconds={"embed": encoded - turn, "decide": decided - encoded},
+            embedded=embedded,
+            role=Role.SHADOW,
         )
 
     def close(self) -> None:
@@ -94,6 +130,15 @@ class Engine:
     def _read(self, items: Sequence[Item]) -> Reading | None:
         ids = [item.product_id for item in items]
         return self.features.read(ids) if any(ids) else None
+
+
+def _merged(known: Stored, held: Stored) -> Stored:
+    """`known`, and of `held` what that lacks."""
+    if known.text_vector_D is None:
+        known = replace(known, text_vector_D=held.text_vector_D, text_hash=held.text_hash)
+    if known.image_vector_E is None:
+        known = replace(known, image_vector_E=held.image_vector_E, image_hash=held.image_hash)
+    return known
 
 
 def _not_its_fault(item: Item, outcome: Outcome) -> Outcome:

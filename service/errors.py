@@ -13,6 +13,7 @@ from aisle.errors import AisleError, ProductError
 RETRY_AFTER_S = 1  # a batch or a few: a client that comes back then meets another queue
 OVERLOADED_STATUS = 429
 OIP_PATH = "/v2"
+CHALLENGER_FAILED = "challenger_failed"
 
 
 class RequestError(AisleError):
@@ -54,6 +55,13 @@ def features_unavailable() -> RequestError:
         found="an id alone while the feature store cannot be read",
         wanted="a title, a description or an image with it, or a retry",
         headers={"Retry-After": str(RETRY_AFTER_S)},
+    )
+
+
+def challenger_failed() -> RequestError:
+    """A canary that could not answer: the champion is asked instead, so that no client sees this."""
+    return RequestError(
+        500, CHALLENGER_FAILED, field="product", found="a failure of the challenger", wanted="an answer"
     )
 
 

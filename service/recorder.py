@@ -20,7 +20,7 @@ import numpy as np
 
 from aisle.errors import LedgerError, LedgerRefusedError
 from aisle.ledger import Ledger, PredictionRecord
-from aisle.prediction import Prediction, Source
+from aisle.prediction import Prediction, Role, Source
 from service.spool import Spool, adopt
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Observer(Protocol):
 
 class Recorder:
     """`sample` says whether a prediction keeps its embeddings; predictions of more than `keep_s` ago are
-    deleted, of 0 none. One thread may call `record` at a time."""
+    deleted, of 0 none. Any thread may call `record`."""
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class Recorder:
         self.keep_s = keep_s
         self.max_waiting = max_waiting
         self._memory: deque[PredictionRecord] = deque()
+        self._taking = threading.Lock()
         self._spool = _open_spool(folder, limit_bytes)
         self._closing, self._all_kept = threading.Event(), threading.Event()
         self._kept = threading.Event()  # there is something to write
@@ -82,11 +83,12 @@ class Recorder:
     def record(self, jobs: Sequence[Job], prediction_ids: Sequence[str], batch: Batch) -> None:
         """Take the predictions of a batch. Returns at once."""
         records = self._records(jobs, prediction_ids, batch)
-        room = max(0, self.max_waiting - len(self._memory))
+        with self._taking:
+            room = max(0, self.max_waiting - len(self._memory))
+            self._spool.took(min(room, len(records)))
+            self._memory.extend(records[:room])
         if room < len(records):
             self.observer.recorded("dropped", len(records) - room)
-        self._spool.took(min(room, len(records)))
-        self._memory.extend(records[:room])
 
     def close(self, timeout_s: float = 3.0) -> None:
         """Write what waits, for at most `timeout_s`; what is left stays in the spool for the next process."""
@@ -124,6 +126,7 @@ class Recorder:
                 PredictionRecord(
                     prediction_id=prediction_ids[row],
                     at_s=at_s,
+                    role=batch.role.value,
                     model=batch.classifier.version,
                     product_id=job.item.product_id,
                     title=job.title,
@@ -134,7 +137,7 @@ class Recorder:
                     image_source=outcome.image_source.value,
                     text_encoder=bundle.text_encoder.revision,
                     image_encoder=bundle.image_encoder.revision,
-                    latency_s=now - job.ticket.began,
+                    latency_s=None if batch.role is Role.SHADOW else now - job.ticket.began,
                     columns=job.columns,
                     text_embedding=text_BD[row] if text_BD is not None and has_text else None,
                     image_embedding=image_BE[row] if image_BE is not None and has_image else None,

@@ -20,12 +20,14 @@ import psutil
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from aisle.prediction import Prediction, Source
-from service.engine import Engine, Outcome
+from aisle.prediction import Prediction, Role, Source
+from service.engine import Batch, Engine, Outcome
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 PRODUCTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+# Of the model's time for a product: a head alone takes 0.03 ms.
+MODEL_SECONDS = (0.00002, 0.00005, 0.0001, 0.0002, *SECONDS)
 STAGES = ("parse", "prepare", "wait", "features", "embed", "decide")
 # Reasons that are the service's fault, or its feature store's.
 FAULTS = (
@@ -136,12 +138,42 @@ class Telemetry:
             ["outcome"],
             registry=registry,
         )
+        self._model_seconds = Histogram(
+            "aisle_model_seconds",
+            "A model's own time for a product, the mean of a batch, by as what it answered",
+            ["role"],
+            buckets=MODEL_SECONDS,
+            registry=registry,
+        )
+        self._model_confidence = Histogram(
+            "aisle_model_confidence",
+            "Confidence of predictions, by as what the model answered",
+            ["role"],
+            buckets=CONFIDENCE,
+            registry=registry,
+        )
+        self._challenged = Counter(
+            "aisle_challenger_products",
+            "Products that a challenger answered, to clients (canary) or to nobody (shadow)",
+            ["mode"],
+            registry=registry,
+        )
+        self._disagreements = Counter(
+            "aisle_challenger_disagreements",
+            "Products of the shadow that champion and challenger put into different categories",
+            registry=registry,
+        )
+        self._shadow_dropped = Counter(
+            "aisle_shadow_dropped",
+            "Copies for the shadow that found no room or no time",
+            registry=registry,
+        )
         self._start_at_zero()
-        self._served: Gauge | None = None
+        self._served: dict[str, Gauge] = {}  # by slot
         self._model = Gauge(
             "aisle_model_info",
-            "1 for each classifier that a live worker serves",
-            ["model", "text_encoder", "image_encoder"],
+            "1 for each classifier that a live worker serves, by its slot",
+            ["model", "text_encoder", "image_encoder", "role"],
             multiprocess_mode="livemax",
             registry=registry,
         )
@@ -159,6 +191,8 @@ class Telemetry:
             self._errors.labels(reason)
         for stage in STAGES:
             self._stage.labels(stage)
+        for mode in (Role.CANARY, Role.SHADOW):
+            self._challenged.labels(mode.value)
         for modality in ("text", "image"):
             for source in Source:
                 self._vectors.labels(modality, source.value)
@@ -215,6 +249,30 @@ class Telemetry:
         for (modality, source), count in sources.items():
             self._vectors.labels(modality, source).inc(count)
 
+    def answered(self, batch: Batch) -> None:
+        """By the model's role: its time, its confidence, and how many products a challenger answered."""
+        seconds = batch.seconds.get("embed", 0.0) + batch.seconds.get("decide", 0.0)
+        role = batch.role.value
+        self._model_seconds.labels(role).observe(seconds / max(1, len(batch.outcomes)))
+        confidence = self._model_confidence.labels(role)
+        predictions = [outcome for outcome in batch.outcomes if isinstance(outcome, Prediction)]
+        for prediction in predictions:
+            confidence.observe(prediction.confidence)
+        if batch.role is not Role.CHAMPION:
+            self._challenged.labels(role).inc(len(predictions))
+
+    def compared(self, champions: Sequence[Prediction], challengers: Sequence[Outcome]) -> None:
+        """What both answered for the same products."""
+        pairs = zip(champions, challengers, strict=True)
+        disagreements = sum(
+            isinstance(theirs, Prediction) and theirs.category.code != ours.category.code
+            for ours, theirs in pairs
+        )
+        self._disagreements.inc(disagreements)
+
+    def shadow_dropped(self, products: int) -> None:
+        self._shadow_dropped.inc(products)
+
     def recorded(self, outcome: str, records: int) -> None:
         self._records.labels(outcome).inc(records)
 
@@ -239,17 +297,20 @@ class Telemetry:
                     sums["accepted"] += int(sample.value)
         return sums
 
-    def swapped(self, outcome: str, engine: Engine) -> None:
-        """Count it, name the model in service, and start its categories at 0, so that a first prediction
-        is seen as a rise."""
+    def swapped(self, outcome: str, slot: str, engine: Engine | None) -> None:
+        """Count it, name the model in a slot, champion or challenger, and start its categories at 0, so that
+        a first prediction is seen as a rise."""
         self._swaps.labels(outcome).inc()
-        if self._served is not None:
-            self._served.set(0)
+        if (before := self._served.pop(slot, None)) is not None:
+            before.set(0)
+        if engine is None:
+            return
         bundle = engine.classifier.bundle
-        self._served = self._model.labels(
-            engine.classifier.version, bundle.text_encoder.revision, bundle.image_encoder.revision
+        served = self._model.labels(
+            engine.classifier.version, bundle.text_encoder.revision, bundle.image_encoder.revision, slot
         )
-        self._served.set(1)
+        served.set(1)
+        self._served[slot] = served
         for code in bundle.taxonomy.codes:
             for accepted in ("true", "false"):
                 self._predictions.labels(code, accepted)

@@ -27,7 +27,7 @@ class Shelf:
     def __init__(self, classifier: Classifier, *tags: str) -> None:
         self.engines = {tag: self._engine(classifier, tag) for tag in tags}
         self.loads: list[tuple[str, str | None]] = []
-        self.swaps: list[tuple[str, str]] = []
+        self.swaps: list[tuple[str, str, str | None]] = []
 
     def _engine(self, like: Classifier, tag: str) -> Engine:
         classifier = Classifier(like.bundle, like.text_encoder, like.image_encoder, version=tag)
@@ -46,7 +46,9 @@ class Shelf:
             newest=lambda: newest,
             load=self.load,
             warm=lambda engine: warm_engine(engine, Item(text="warm")),
-            on_swap=lambda outcome, engine: self.swaps.append((outcome, engine.classifier.version)),
+            on_swap=lambda outcome, slot, engine: self.swaps.append(
+                (outcome, slot, engine.classifier.version if engine else None)
+            ),
             keep_s=0.2,
         )
 
@@ -85,7 +87,7 @@ def test_a_newer_deployment_is_followed_and_shares_what_it_can(
     models.look()
     assert shelf.loads == [("a", None), ("b", "a")]
     assert models.champion is shelf.engines["b"]
-    assert shelf.swaps == [("done", "a"), ("done", "b")]
+    assert shelf.swaps == [("done", "champion", "a"), ("done", "champion", "b")]
 
 
 def test_a_model_that_cannot_be_loaded_is_refused_once_and_says_why(
@@ -99,12 +101,12 @@ def test_a_model_that_cannot_be_loaded_is_refused_once_and_says_why(
     models.look()
     models.look()
     assert models.champion is shelf.engines["a"]
-    assert shelf.swaps == [("done", "a"), ("refused", "a")]
+    assert shelf.swaps == [("done", "champion", "a"), ("refused", "champion", "a")]
     [refused] = ledger.events("deploy.refused")
     assert (refused.detail["model"], refused.detail["why"]) == ("broken", "broken: not in the model store")
     ledger.deploy("a", "rollback")
     models.look()
-    assert shelf.swaps[-1] == ("refused", "a")  # it was served all the time: nothing to swap
+    assert shelf.swaps[-1] == ("refused", "champion", "a")  # it was served all the time: nothing to swap
 
 
 def test_a_refused_model_is_tried_again_later(
@@ -154,7 +156,7 @@ def test_the_champion_stays_while_the_ledger_is_away(classifier: Classifier) -> 
     models = shelf.models(Ledger.open("postgresql://nobody@127.0.0.1:1/nothing"))
     models.open()
     models.look()
-    assert shelf.swaps == [("done", "newest")]
+    assert shelf.swaps == [("done", "champion", "newest")]
 
 
 def test_a_retired_engine_is_closed_when_no_request_can_still_hold_it(

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -132,6 +132,63 @@ def test_promotion_and_rollback_reach_both_workers_and_fail_no_request(
         (name, value) for name, value in server.metrics().items() if name.startswith("aisle_model_info")
     ]
     assert sorted(value for _, value in served) == [0, 1]
+
+
+def until(server: LiveServer, wanted: Callable[[dict[str, float]], bool]) -> None:
+    """Wait until the metrics are as wanted."""
+    deadline = time.monotonic() + 15
+    while not wanted(server.metrics()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def followed(server: LiveServer) -> float:
+    return server.metrics()['aisle_model_swaps_total{outcome="done"}']
+
+
+def test_a_canary_answers_its_products_at_both_workers_until_it_is_withdrawn(
+    rollout_home: Path, server: LiveServer
+) -> None:
+    before = followed(server)
+    challenge = ("challenge", "second", "--mode", "canary", "--share", "0.5", "--reason", "a test")
+    out = cli(rollout_home, *challenge)
+    assert "aisle-classifier:second is the challenger from now on: canary of 50.0%" in out
+    until(server, lambda metrics: metrics['aisle_model_swaps_total{outcome="done"}'] == before + 2)
+    its = {f"canary-{number}" for number in range(6)}
+    for _ in range(4):  # each by a connection of its own: both workers are asked
+        for product_id in (f"canary-{number}" for number in range(8)):
+            product = {"product_id": product_id, "title": "train bois"}
+            model = server.classify([product]).json()["model"].partition(":")[2]
+            assert model == ("second" if product_id in its else "third"), product_id
+    metrics = server.metrics()
+    assert metrics['aisle_challenger_products_total{mode="canary"}'] == 4 * len(its)
+    assert "challenger, canary of 50.0%" in cli(rollout_home, "deployments")
+    assert "aisle-classifier:second challenges no more" in cli(rollout_home, "withdraw")
+    until(server, lambda metrics: metrics['aisle_model_swaps_total{outcome="done"}'] == before + 4)
+    answer = server.classify([{"product_id": "canary-1", "title": "train bois"}]).json()
+    assert answer["model"] == "aisle-classifier:third"
+
+
+def test_a_shadow_answers_into_the_ledger_alone(
+    rollout_home: Path, server: LiveServer, ledger: Ledger
+) -> None:
+    before = followed(server)
+    cli(rollout_home, "challenge", "second", "--mode", "shadow", "--share", "1")
+    until(server, lambda metrics: metrics['aisle_model_swaps_total{outcome="done"}'] == before + 2)
+    for number in range(10):
+        answer = server.classify([{"product_id": f"shadow-{number}", "title": "livre roman"}]).json()
+        assert answer["model"] == "aisle-classifier:third"
+    until(server, lambda metrics: metrics['aisle_challenger_products_total{mode="shadow"}'] == 10)
+    # They are copies of one model: what was shared gives the very same answers.
+    assert server.metrics()["aisle_challenger_disagreements_total"] == 0
+    cli(rollout_home, "withdraw")
+    until(server, lambda metrics: metrics['aisle_model_swaps_total{outcome="done"}'] == before + 4)
+
+
+def test_a_champion_cannot_challenge_itself(rollout_home: Path, server: LiveServer) -> None:
+    done = run(rollout_home, "-m", "service", "challenge", "third")
+    assert done.returncode == 2
+    assert "found aisle-classifier:third, the champion, wanted another model" in done.stderr
 
 
 def test_what_cannot_be_served_is_refused_by_the_command(rollout_home: Path) -> None:

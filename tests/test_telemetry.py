@@ -89,13 +89,14 @@ def test_the_model_in_service_is_named_and_its_categories_start_at_zero(
     registry = CollectorRegistry()
     telemetry = Telemetry(max_batch=32, registry=registry)
     engine = Engine(tiny_classifier(tiny_text_encoder, tiny_image_encoder), Pantry(), write_back=False)
-    telemetry.swapped("done", engine)
+    telemetry.swapped("done", "champion", engine)
     read = registry.get_sample_value
     encoders = {"text_encoder": tiny_text_encoder.revision, "image_encoder": tiny_image_encoder.revision}
+    encoders["role"] = "champion"
     assert read("aisle_predictions_total", {"category": "40", "accepted": "true"}) == 0
     assert read("aisle_model_info", {"model": MODEL, **encoders}) == 1
     engine.classifier.version = "aisle-classifier:next"
-    telemetry.swapped("done", engine)
+    telemetry.swapped("done", "champion", engine)
     assert read("aisle_model_info", {"model": MODEL, **encoders}) == 0
     assert read("aisle_model_info", {"model": "aisle-classifier:next", **encoders}) == 1
     assert read("aisle_model_swaps_total", {"outcome": "done"}) == 2
