@@ -71,6 +71,21 @@ def save_bundle(folder: Path, version: str, metadata: Mapping[str, Any]) -> str:
     return tag
 
 
+def adopt(folder: Path) -> list[str]:
+    """Copy the models of another store's folder into this one, encoders first; the tags. Raises BundleError
+    where one is damaged."""
+    tags = []
+    for name in (TEXT_ENCODER, IMAGE_ENCODER, CLASSIFIER):
+        for manifest in sorted((folder / name).glob(f"*/{MANIFEST}")):
+            source, tag = manifest.parent, f"{name}:{manifest.parent.name}"
+            verify_manifest(source)
+            with _writing():
+                if not _exists(tag):
+                    _copy_into_store(tag, source, {})
+            tags.append(tag)
+    return tags
+
+
 def load_bundle(tag: str = LATEST) -> Bundle:
     """Read and verify the bundle that `tag` names."""
     return _retrying(tag, lambda: Bundle.load(find(tag)))
@@ -172,7 +187,8 @@ def _copy_into_store(tag: str, source: Path, metadata: Mapping[str, Any]) -> Non
     try:
         with bentoml.models.create(tag, metadata=dict(metadata)) as model:
             # BentoML copies this folder in any order; a manifest in it could arrive before the weights.
-            shutil.copytree(source, model.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+            left = shutil.ignore_patterns(MANIFEST, "model.yaml")  # the latter is another store's
+            shutil.copytree(source, model.path, dirs_exist_ok=True, ignore=left)
     except BentoMLException as error:
         raise BundleError(f"{tag}: the model store did not take it: {error}") from error
     part = target / (MANIFEST + ".part")

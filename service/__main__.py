@@ -27,6 +27,7 @@ cli = typer.Typer(
 console = Console(width=None if sys.stdout.isatty() else 160)
 
 # BentoML, Evidently and Feast report usage to their makers unless told not to.
+ROOT = Path(__file__).parents[1]  # the checkout, or `src` of a bento
 QUIET = {"BENTOML_DO_NOT_TRACK": "true", "DO_NOT_TRACK": "1", "ANONYMIZED_TELEMETRY": "False"}
 
 
@@ -117,7 +118,7 @@ def check_model(settings: Settings) -> None:
             raise typer.BadParameter(f"AISLE_MODEL: found {settings.model!r}, wanted {wanted}")
         check_whole([settings.model])
         return
-    if not held:
+    if not held and not adopt_from_bento():
         raise typer.BadParameter(f"model store: found no {store.CLASSIFIER}, wanted {_nothing_held()}")
     try:
         ledger = open_ledger(settings)
@@ -127,6 +128,21 @@ def check_model(settings: Settings) -> None:
     except LedgerError as error:
         console.print(f"[yellow]the ledger is away, so the newest model is served:[/yellow] {error}")
         check_whole([store.LATEST])
+
+
+def adopt_from_bento() -> bool:
+    """Whether this code runs from a bento that carries a classifier, which is in the store then."""
+    from aisle import store
+
+    if not (ROOT.parent / "bento.yaml").is_file():
+        return False
+    try:
+        adopted = store.adopt(ROOT.parent / "models")
+    except AisleError as error:
+        raise typer.BadParameter(f"the bento's model: {error}") from error
+    if adopted:
+        console.print(f"the model store is empty, so the bento's model is served: {adopted[-1]}")
+    return bool(adopted)
 
 
 def check_whole(tags: Sequence[str]) -> None:
@@ -242,6 +258,28 @@ def deployments(limit: Annotated[int, typer.Option(min=1, max=1000)] = 20) -> No
         role = f"{one.role}, {one.mode} of {one.share:.1%}" if one.share is not None else one.role
         table.add_row(since, role, one.model or "none", one.reason)
     console.print(table if history else "no deployment yet; `python -m service serve` makes the first")
+
+
+@cli.command()
+def bentofile(
+    tag: Annotated[str, typer.Argument(help="A classifier's tag or version, or latest.")] = "latest",
+) -> None:
+    """Print bentofile.yaml with a classifier and its encoders, for `bentoml build -f`: the bento carries
+    them, and serves them where its model store is empty."""
+    read_settings()
+    from aisle import store
+
+    try:
+        model = whole_bundle(tag)
+        bundle = store.load_bundle(model)
+    except AisleError as error:
+        raise typer.BadParameter(str(error)) from error
+    encoders = (
+        f"{store.TEXT_ENCODER}:{bundle.text_encoder.revision}",
+        f"{store.IMAGE_ENCODER}:{bundle.image_encoder.revision}",
+    )
+    models = "".join(f'  - "{one}"\n' for one in (model, *encoders))
+    print(f"{(ROOT / 'bentofile.yaml').read_text()}models:\n{models}", end="")
 
 
 @cli.command()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +85,49 @@ def server(bento: Path, own_tiny_home: Path, python: str) -> Iterator[LiveServer
 
 def test_it_is_served_from_its_own_files(server: LiveServer, bento: Path) -> None:
     assert server.classify([{"title": "train bois"}]).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def carrying(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bento with a model in it, as it is exported and as an image holds it."""
+    folder = tmp_path_factory.mktemp("carrying")
+    places = {"AISLE_HOME": str(tiny_home), "BENTOML_HOME": str(tiny_home / "bentoml")}
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env={**os.environ, **places, "BENTOML_DO_NOT_TRACK": "true"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    (folder / "bentofile.yaml").write_text(run("service", "bentofile"))
+    run("bentoml", "build", "-f", str(folder / "bentofile.yaml"), "--version", "carrying", ".")
+    run("bentoml", "export", "aisle:carrying", str(folder / "aisle.bento"))
+    with tarfile.open(folder / "aisle.bento") as archive:
+        archive.extractall(folder / "aisle", filter="data")
+    return folder / "aisle"
+
+
+def test_where_the_store_is_empty_the_model_in_the_bento_is_served(
+    carrying: Path, tiny_home: Path, python: str, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(
+        tiny_home, home, ignore=shutil.ignore_patterns("bentoml", "redis", "ledger.db*", "server.log")
+    )
+    server = LiveServer(home, root=carrying / "src", python=python)
+    try:
+        [manifest] = (carrying / "models" / "aisle-classifier").glob("*/manifest.json")
+        answer = server.classify([{"title": "train bois"}]).json()
+        assert answer["model"] == f"aisle-classifier:{manifest.parent.name}"
+        assert "the model store is empty, so the bento's model is served" in server.log.read_text()
+    finally:
+        server.stop()
 
 
 def test_the_checkout_is_out_of_its_reach(python: str, tmp_path: Path) -> None:
