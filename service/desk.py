@@ -282,7 +282,8 @@ def _place_share(given: Given) -> float:
 
 
 def _first_id(given: Sequence[Given]) -> str | None:
-    return given[0].product_id if isinstance(given[0], Product) else None
+    first = next(iter(given), None)
+    return first.product_id if isinstance(first, Product) else None
 
 
 def _is_challengers_failure(outcome: Outcome) -> bool:

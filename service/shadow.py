@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from service.models import Challenger
 
 MAX_WAITING = 256  # copies
-MAX_BYTES = 32 * 2**20  # of pictures in them
+MAX_BYTES = 32 * 2**20  # of pictures in them, and at most one picture more
 AT_ONCE = 8  # copies that cost a head alone: half a millisecond; one where something must be encoded
-LOOK_S = 0.005  # between looks whether the worker is idle
+LOOK_S = 0.01  # between looks whether the worker is idle
 
 logger = logging.getLogger("aisle.service")
 
@@ -81,19 +81,21 @@ class Shadow:
         if challenger is None or challenger.mode is not Role.SHADOW or batch.embedded is None:
             return
         chosen = sampled(challenger.share)
-        copies = [
-            self._copy(challenger, job, outcome, batch, row)
-            for row, (job, outcome) in enumerate(zip(jobs, batch.outcomes, strict=True))
+        rows = [
+            row
+            for row, outcome in enumerate(batch.outcomes)
             if isinstance(outcome, Prediction) and chosen(prediction_ids[row])
         ]
         with self._changed:
-            for number, copy in enumerate(copies):
-                if len(self._waiting) >= MAX_WAITING or self._bytes + copy.size_bytes > MAX_BYTES:
-                    self.telemetry.shadow_dropped(len(copies) - number)
-                    break
+            taken = 0
+            while taken < len(rows) and len(self._waiting) < MAX_WAITING and self._bytes < MAX_BYTES:
+                copy = self._copy(challenger, jobs[rows[taken]], batch, rows[taken])
                 self._waiting.append(copy)
                 self._bytes += copy.size_bytes
+                taken += 1
             self._changed.notify()
+        if taken < len(rows):
+            self.telemetry.shadow_dropped(len(rows) - taken)
 
     def close(self) -> None:
         self._closing.set()
@@ -101,8 +103,10 @@ class Shadow:
             self._changed.notify()
         self._thread.join(timeout=2)
 
-    def _copy(self, challenger: Challenger, job: Job, outcome: Prediction, batch: Batch, row: int) -> Copy:
+    def _copy(self, challenger: Challenger, job: Job, batch: Batch, row: int) -> Copy:
         theirs, ours = batch.classifier, challenger.engine.classifier
+        outcome = batch.outcomes[row]
+        assert isinstance(outcome, Prediction)
         assert batch.embedded is not None
         same_text = theirs.text_encoder.revision == ours.text_encoder.revision
         same_image = theirs.image_encoder.revision == ours.image_encoder.revision
