@@ -107,6 +107,13 @@ def model_tag(*others: str) -> Check:
     return parse, " or ".join([*others, "name:version, for example aisle-classifier:latest"])
 
 
+def optional_file() -> Check:
+    def parse(text: str) -> Path | None:
+        return Path(text).absolute() if text.strip() else None
+
+    return parse, "a file, or nothing"
+
+
 def folder() -> Check:
     def parse(text: str) -> Path:
         if not text.strip():

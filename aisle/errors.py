@@ -47,3 +47,7 @@ class LedgerRefusedError(LedgerError):
 
 class SettingError(AisleError):
     """A setting (an `AISLE_*` variable or an option) has a value that cannot be used."""
+
+
+class KeysError(AisleError):
+    """The file of API keys cannot be read or written, or a key in it makes no sense."""

@@ -26,7 +26,7 @@ class Settings:
     """Facts about this deployment. Raises SettingError naming the variable, its value and what is wanted."""
 
     home: Path = field(metadata=HOME)
-    database_url: str = field(metadata=DATABASE_URL)
+    database_url: str = field(metadata=DATABASE_URL, repr=False)
     host: str = field(
         metadata=variable(
             "AISLE_MONITOR_HOST", "127.0.0.1", text("an address"), "where the monitor's metrics are served"

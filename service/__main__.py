@@ -15,14 +15,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from aisle.errors import AisleError, LedgerError, SettingError
+from aisle.errors import AisleError, KeysError, LedgerError, SettingError
 from aisle.ledger import Ledger, ledger_url
 from aisle.manifest import verify_manifest
+from service.address import check_private, resolve
+from service.key_commands import keys
+from service.keys import KeyBook
 from service.settings import CHAMPION, Settings, describe
 
 cli = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Serve a classifier over HTTP, and say which."
+    add_completion=False,
+    no_args_is_help=True,
+    help="Serve a classifier over HTTP, and say which.",
+    pretty_exceptions_enable=False,  # settings hold passwords
 )
+cli.add_typer(keys, name="keys")
 
 console = Console(width=None if sys.stdout.isatty() else 160)
 
@@ -41,6 +48,7 @@ def serve(
     if workers is not None:
         os.environ["AISLE_WORKERS"] = str(workers)
     settings = read_settings()
+    host, tls_options = check_doors(settings, host)
     check_port("--port", host, port)
     if settings.grpc_port:
         check_port("AISLE_GRPC_PORT", host, settings.grpc_port)
@@ -58,7 +66,7 @@ def serve(
         "--port",
         str(port),
     ]
-    command += ["--timeout-graceful-shutdown", str(settings.stop_timeout_s)]
+    command += ["--timeout-graceful-shutdown", str(settings.stop_timeout_s), *tls_options]
     # BentoML's images set it, and with it BentoML never starts a dead worker again.
     os.environ.pop("BENTOML_CONTAINERIZED", None)
     sys.stdout.flush()
@@ -76,6 +84,23 @@ def read_settings() -> Settings:
     os.environ.setdefault("BENTOML_HOME", str(settings.home.absolute() / "bentoml"))
     Path(os.environ["BENTOML_HOME"]).mkdir(parents=True, exist_ok=True)
     return settings
+
+
+def check_doors(settings: Settings, host: str) -> tuple[str, list[str]]:
+    """The address to listen on, and BentoML's options for TLS. Ends the command with one line where other
+    machines would get in without a key, or TLS cannot be spoken."""
+    try:
+        check_private(settings.auth, host, "--host")
+        tls = settings.tls()
+        if settings.auth == "keys" and not KeyBook(settings.keys_file).read():
+            console.print(
+                f"[yellow]nobody gets in:[/yellow] found no key in {settings.keys_file}, wanted one: "
+                "python -m service keys add NAME --scope classify"
+            )
+        # The address that was judged, so that no other answer of the resolver is listened on.
+        return resolve(host)[0], tls.bentoml_options() if tls else []
+    except (SettingError, KeysError) as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def check_port(name: str, host: str, port: int) -> None:

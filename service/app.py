@@ -19,24 +19,30 @@ from starlette.types import ASGIApp
 
 from aisle.allocator import keep_freed_memory
 from aisle.columns import measure_columns
-from aisle.errors import AisleError, LedgerError
+from aisle.errors import AisleError, KeysError, LedgerError, SettingError
 from aisle.ledger import Ledger, ledger_url
+from service import audit
+from service.address import check_private, listening
 from service.admission import Gate
 from service.answers import Answers
 from service.balance import Balance
-from service.bentoml_bridge import BridgedService, Dispatcher, service_class
+from service.bentoml_bridge import BridgedService, Dispatcher, service_class, speaks_tls
 from service.desk import IDS_A_PLACE, Desk, Job
 from service.doors import METHODS, Doors, early_refusal
 from service.engine import Engine
 from service.grpc_server import GrpcServer
 from service.guard import Cancellable, EdgeGuard, HeldBytes
+from service.keys import KeyRing
 from service.labels import LabelBook
 from service.ladder import largest_batch
 from service.ledger_reader import LedgerReader
 from service.models import Models, warm_engine
+from service.porter import Porter
+from service.rates import Rates
 from service.recorder import Recorder, sampled
 from service.settings import Settings
 from service.telemetry import SECONDS, Telemetry, forget_dead_workers
+from service.tls import Tls
 
 if TYPE_CHECKING:
     from aisle.classifier import Classifier, Item
@@ -58,6 +64,7 @@ def telemetry() -> Telemetry:
 
 
 def guarded(app: ASGIApp) -> ASGIApp:
+    watching = porter()
     return EdgeGuard(
         app,
         methods=METHODS,
@@ -67,7 +74,45 @@ def guarded(app: ASGIApp) -> ASGIApp:
         on_refusal=telemetry().error,
         balance=balance(),
         admission=lambda path, headers: early_refusal(current_desk(), path, headers),
+        admit=watching.admit if watching else None,
     )
+
+
+@functools.cache
+def porter() -> Porter | None:
+    """Who asks callers for their keys; None where AISLE_AUTH is off."""
+    if SETTINGS.auth == "off":
+        return None
+    audit.to_stderr()
+    return Porter(
+        KeyRing(SETTINGS.keys_file, on_change=keys_changed),
+        rates=Rates(Path(os.environ["BENTOML_HOME"]) / "keys.rates"),
+        audit=audit.Audit(),
+        on_outcome=telemetry().asked,
+    )
+
+
+def keys_changed(count: int, fault: KeysError | None) -> None:
+    if fault is not None:
+        logger.error("nobody gets in: %s", fault)
+    elif count == 0:
+        logger.warning("nobody gets in: found no key in %s, wanted one", SETTINGS.keys_file)
+
+
+def check_doors(settings: Settings) -> Tls | None:
+    """What gRPC needs for TLS. Raises SettingError where other machines would get in without a key, or where
+    HTTP does not speak the TLS that the settings promise: whoever started this worker chose its socket."""
+    for address in listening():
+        check_private(settings.auth, address, "a server on")
+    if settings.grpc_port:
+        check_private(settings.auth, settings.grpc_host, "AISLE_GRPC_HOST")
+    tls = settings.tls()
+    if speaks_tls() != (tls is not None):
+        found = "TLS over HTTP alone" if tls is None else "a server that speaks no TLS over HTTP"
+        raise SettingError(
+            f"AISLE_TLS_CERT: found {found}, wanted both servers alike: python -m service serve"
+        )
+    return tls
 
 
 @functools.cache
@@ -136,6 +181,8 @@ class Aisle:
     async def _open(self) -> None:
         from service.shadow import Shadow  # imports torch
 
+        tls = check_doors(SETTINGS)
+        watching = porter()
         # It warns of every form that is broken; the client is told, and nobody else need be.
         logging.getLogger("python_multipart.multipart").setLevel(logging.ERROR)
         keep_freed_memory()
@@ -189,6 +236,7 @@ class Aisle:
             telemetry=telemetry(),
             decode_threads=SETTINGS.decode_threads,
             request_timeout_s=SETTINGS.request_timeout_s,
+            charge=watching.charge if watching else None,
         )
         if SETTINGS.grpc_port:
             self.grpc = GrpcServer(
@@ -197,6 +245,8 @@ class Aisle:
                 held=held(),
                 max_message_bytes=SETTINGS.max_body_bytes,
                 reflect=SETTINGS.grpc_reflection,
+                porter=watching,
+                tls=tls,
             )
             await self.grpc.start(SETTINGS.grpc_host, SETTINGS.grpc_port)
         self.labels = LabelBook(ledger, lambda: self.models.champion.classifier.taxonomy)

@@ -8,6 +8,7 @@ instance's own proxy would send every call through HTTP again, and lose some (se
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -39,6 +40,11 @@ def service_class(wrap: Callable[[ASGIApp], ASGIApp]) -> type[BridgedService]:
     """A class for `@bentoml.service(service_class=...)` whose whole app, BentoML's middlewares
     included, stands inside `wrap`. `wrap` is called in workers only."""
     return type("AisleService", (BridgedService,), {"wrap": staticmethod(wrap)})
+
+
+def speaks_tls() -> bool:
+    """Whether this worker's HTTP server was told to: its certificate is an option of its command."""
+    return "--ssl-certfile" in sys.argv
 
 
 class _Unpredicting(Optimizer):

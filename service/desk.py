@@ -92,7 +92,8 @@ class Reply:
 
 class Desk:
     """`champion` gives the engine in service, `route` the one for a request whose first product has this id:
-    the champion or a canary. A request keeps the one it began with; a canary that fails is replaced."""
+    the champion or a canary. A request keeps the one it began with; a canary that fails is replaced.
+    `charge` counts the products of each request on its caller; None where nobody is asked who they are."""
 
     def __init__(
         self,
@@ -104,6 +105,7 @@ class Desk:
         telemetry: Telemetry,
         decode_threads: int,
         request_timeout_s: float,
+        charge: Callable[[int], None] | None = None,
     ) -> None:
         self.champion = champion
         self.route = route or (lambda product_id: champion())
@@ -111,11 +113,14 @@ class Desk:
         self.gate = gate
         self.telemetry = telemetry
         self.request_timeout_s = request_timeout_s
+        self.charge = charge
         self._pool = FairPool(decode_threads, name="decode")
 
     async def classify(self, given: Sequence[Given], top_k: int, terms: Terms = DEFAULT) -> Reply:
-        """Raises RequestError only when the request as a whole has no answer (504, or 429). More than
+        """Raises RequestError only when the request as a whole has no answer (504, 429 or 401). More than
         a batch holds is bulk, whatever `terms` say."""
+        if self.charge is not None:
+            self.charge(len(given))
         timeout_s = self._timeout_s(terms)
         is_bulk = terms.priority is Priority.BULK or places(given) > self.gate.batch
         work = self._classify_bulk if is_bulk else self._classify_at_once

@@ -26,6 +26,8 @@ Metadata = Iterable[tuple[str, str | bytes]]
 _PRIORITY = PRIORITY.lower()
 
 _CODES = {
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     OVERLOADED_STATUS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     500: grpc.StatusCode.INTERNAL,

@@ -13,6 +13,7 @@ import grpc
 
 from service.errors import RequestError, overloaded
 from service.grpc_calls import Metadata, abort
+from service.porter import Porter
 from service.telemetry import Telemetry
 
 UNKNOWN_METHOD = "unknown"  # whatever is not served: clients make names up, and each would be a series
@@ -24,7 +25,8 @@ Handler = grpc.RpcMethodHandler
 
 class GrpcEdge(grpc.aio.ServerInterceptor):
     """At most `max_calls` are under way, from their headers to their end. More are refused, and so is what
-    `admission` refuses by its method and metadata: their messages are never read.
+    `porter` (None where no key is asked for) and `admission` refuse by method and metadata: their messages
+    are never read.
 
     A call counts once, when it ends. One that is gone before its message is here whole does not count, as
     over HTTP. All handlers are asynchronous.
@@ -36,10 +38,12 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
         *,
         max_calls: int,
         admission: Callable[[str, Metadata], RequestError | None],
+        porter: Porter | None = None,
     ) -> None:
         self.telemetry = telemetry
         self.max_calls = max_calls
         self.admission = admission
+        self.porter = porter
         self.under_way = 0
         self._counted: dict[str, Handler] = {}
 
@@ -60,6 +64,10 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
         return counted
 
     def _refusal(self, call: Details) -> RequestError | None:
+        if self.porter is not None:
+            refusal = self.porter.judge(call.method, call.invocation_metadata)
+            if refusal is not None:
+                return refusal
         if self.under_way < self.max_calls:
             return self.admission(call.method, call.invocation_metadata)
         self.telemetry.shed("calls_full")
@@ -91,10 +99,12 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
     def _count_coroutine(
         self, method: str, answer: Callable[[Any, Context], Awaitable[Any]], *, is_timed: bool
     ) -> Callable[[Any, Context], Awaitable[Any]]:
-        called = self.telemetry.called
+        called, porter = self.telemetry.called, self.porter
 
         async def counted(request: Any, context: Context) -> Any:
             start = time.perf_counter()
+            if porter is not None:
+                porter.meet(context)
             try:
                 answered = await answer(request, context)
             except BaseException as error:
@@ -109,10 +119,12 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
     def _count_generator(
         self, method: str, answer: Callable[[Any, Context], AsyncIterator[Any]]
     ) -> Callable[[Any, Context], AsyncIterator[Any]]:
-        called = self.telemetry.called
+        called, porter = self.telemetry.called, self.porter
 
         async def counted(request: Any, context: Context) -> AsyncIterator[Any]:
             start = time.perf_counter()
+            if porter is not None:
+                porter.meet(context)
             try:
                 async with aclosing(answer(request, context)) as answers:  # type: ignore[type-var]
                     async for answered in answers:

@@ -19,10 +19,12 @@ from service.grpc_door import GrpcDoor
 from service.grpc_edge import GrpcEdge
 from service.grpc_oip import GrpcOip
 from service.guard import HeldBytes
+from service.porter import Porter
 from service.protos import classifier_pb2, inference_pb2
 from service.protos.classifier_pb2_grpc import add_ClassifierServicer_to_server
 from service.protos.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from service.telemetry import Telemetry
+from service.tls import Tls
 
 SERVICES = (
     classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name,
@@ -45,7 +47,10 @@ class GrpcServer:
         max_message_bytes: int,
         max_calls: int = MAX_CALLS,
         reflect: bool = False,
+        porter: Porter | None = None,
+        tls: Tls | None = None,
     ) -> None:
+        self._tls = tls
         options = (
             ("grpc.so_reuseport", 1),
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -55,6 +60,7 @@ class GrpcServer:
             telemetry,
             max_calls=max_calls,
             admission=lambda method, metadata: early_refusal(desk(), method, metadata),
+            porter=porter,
         )
         self._server = grpc.aio.server(interceptors=[edge], options=options)
         add_ClassifierServicer_to_server(GrpcDoor(desk, held), self._server)
@@ -69,7 +75,10 @@ class GrpcServer:
         """Listen, and say that all is well; return the port. Raises SettingError where it is taken."""
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(address)
+            if self._tls is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, self._tls.grpc_credentials())
         except RuntimeError as error:
             raise SettingError(
                 f"AISLE_GRPC_PORT: found {port} on {host} taken, wanted a free port"

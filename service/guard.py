@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from service.errors import OIP_PATH, RequestError, error_response, overloaded, s
 
 _DIGITS = 18  # of a length that is read as a number
 _LINGER_S = 2.0  # how long a refused body is read on, so that its sender sees the answer and no reset
+_STRANGER_BYTES = 2**20  # and how much of it, from who has no key
 
 
 _TASKS = "aisle.tasks"  # in a scope: those that answer the request, beside the guard's own
@@ -54,6 +56,7 @@ class EdgeGuard:
     together: more is answered 429. `on_refusal` is told the reason of each refusal.
     `admission` may refuse a request by its path and headers, once its body is here and before it is read:
     refusing must stay cheap when there is most of it.
+    `admit` lets a request in by its headers, before any of its body is read; None where no key is asked for.
     `balance` knows of all requests, and ends the connections that another worker should have.
     """
 
@@ -68,6 +71,7 @@ class EdgeGuard:
         on_refusal: Callable[[str], None],
         balance: Balance,
         admission: Callable[[str, Headers], RequestError | None],
+        admit: Callable[[Scope], None] | None = None,
     ) -> None:
         self.app = app
         self.methods = methods
@@ -77,6 +81,7 @@ class EdgeGuard:
         self.on_refusal = on_refusal
         self.balance = balance
         self.admission = admission
+        self.admit = admit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -91,12 +96,16 @@ class EdgeGuard:
         self.balance.enter()
         try:
             try:
-                self._check(scope)
+                self._check_door(scope)
+                if self.admit is not None:
+                    self.admit(scope)
+                self._check_body(scope)
                 body = await self._read_body(incoming)
             except RequestError as error:
                 self._release(incoming)
                 self.on_refusal(error.reason)
-                await _refuse(_response(error, scope), incoming, send)
+                most_bytes = _STRANGER_BYTES if error.status == 401 else math.inf
+                await _refuse(_response(error, scope), incoming, send, most_bytes)
                 return
             if body is None:
                 return
@@ -155,7 +164,7 @@ class EdgeGuard:
         self.held.give_back(incoming.held_bytes)
         incoming.held_bytes = 0
 
-    def _check(self, scope: Scope) -> None:
+    def _check_door(self, scope: Scope) -> None:
         path, method = scope["path"], scope["method"]
         allowed = self.methods.get(path)
         if allowed is None:
@@ -173,6 +182,8 @@ class EdgeGuard:
                 wanted=f"{verbs} for {path}",
                 headers={"Allow": verbs},
             )
+
+    def _check_body(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         encoding = headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
@@ -261,17 +272,17 @@ def _response(error: RequestError, scope: Scope) -> Response:
     return respond(error)
 
 
-async def _refuse(response: Response, incoming: _Incoming, send: Send) -> None:
-    """Answer, then read on for a moment: closing on unread bytes would reset the connection, and the
-    client would see that instead of the answer."""
+async def _refuse(response: Response, incoming: _Incoming, send: Send, most_bytes: float) -> None:
+    """Answer, then read on for a moment, and keep nothing: closing on unread bytes would reset the
+    connection, and the client would see that instead of the answer."""
     response.headers["Connection"] = "close"
     start = {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
     await send(start)
     await send({"type": "http.response.body", "body": response.body, "more_body": True})
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LINGER_S):
-            while not incoming.ended:
-                await incoming.read()
+            while not incoming.ended and most_bytes >= 0:
+                most_bytes -= len(await incoming.read())
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -78,6 +78,15 @@ _LABELS = {
     ]
 }
 _RECORDED = {"results": [{"recorded": True, "new": True, "in_taxonomy": True}] * 2}
+_ASKED = "Where AISLE_AUTH=keys: a key that `python -m service keys add` has made"
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": _ASKED},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": _ASKED},
+}
+_LOCKED = {
+    "401": "No key, or none that works",
+    "403": "The key has another scope",
+}
 _FORM = {
     "type": "object",
     "properties": {
@@ -122,25 +131,29 @@ def specification() -> dict[str, Any]:
             CLASSIFY: {"post": _operation(f"Classify 1 to {MAX_PRODUCTS} products", json_body, answer)},
             UPLOAD: {"post": _operation("Classify one product", form_body, answer)},
             LABELS: {"post": _operation(label_it, labels_body, recorded)},
-            PREDICTIONS: {"get": _page("What was answered, newest first", _schema("PredictionsOut"))},
-            MONITOR: {"get": _json("How it goes", _schema("MonitorOut"))},
-            "/livez": {"get": _plain("The process is alive")},
-            "/readyz": {"get": _plain("The model is loaded and warm")},
-            "/metrics": {"get": _plain("Metrics in Prometheus' text format")},
+            PREDICTIONS: {
+                "get": _locked(_page("What was answered, newest first", _schema("PredictionsOut")))
+            },
+            MONITOR: {"get": _locked(_json("How it goes", _schema("MonitorOut")))},
+            "/livez": {"get": {**_plain("The process is alive"), "security": []}},
+            "/readyz": {"get": {**_plain("The model is loaded and warm"), "security": []}},
+            "/metrics": {"get": _locked(_plain("Metrics in Prometheus' text format"))},
         },
-        "components": {"schemas": schemas["$defs"]},
+        "components": {"schemas": schemas["$defs"], "securitySchemes": _KEYS},
+        "security": [{scheme: []} for scheme in _KEYS],
     }
 
 
 def _operation(summary: str, content: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     refusals = {
         "400": "The body cannot be parsed",
+        **_LOCKED,
         "408": "The body came too slowly",
         "413": "The body is too large",
         "415": "Another content type is wanted",
         "422": "The envelope is wrong, or every product is",
-        "429": "Overloaded; come back after Retry-After seconds",
-        "503": "The feature store or the ledger cannot be reached; come back after Retry-After seconds",
+        "429": "Overloaded, or the key's rate is used up; come back after Retry-After seconds",
+        "503": "Feature store, ledger or keys cannot be reached; come back after Retry-After seconds",
         "504": "No answer in time",
     }
     refused = {"application/json": {"schema": _schema("RefusedOut"), "example": {"error": _FAULT}}}
@@ -175,6 +188,12 @@ def _page(summary: str, schema: dict[str, str]) -> dict[str, Any]:
 def _json(summary: str, schema: dict[str, str]) -> dict[str, Any]:
     content = {"application/json": {"schema": schema}}
     return {"summary": summary, "responses": {"200": {"description": summary, "content": content}}}
+
+
+def _locked(operation: dict[str, Any]) -> dict[str, Any]:
+    refused = {"application/json": {"schema": _schema("RefusedOut")}}
+    refusals = {status: {"description": text, "content": refused} for status, text in _LOCKED.items()}
+    return {**operation, "responses": {**operation["responses"], **refusals}}
 
 
 def _plain(summary: str) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from aisle.environment import (
     describe_environment,
     integer,
     model_tag,
+    one_of,
+    optional_file,
     read_environment,
     seconds,
     share,
@@ -23,6 +25,7 @@ from aisle.environment import (
     variable,
     yes_or_no,
 )
+from service.tls import Tls, tls_of
 
 CHAMPION = "champion"
 
@@ -32,7 +35,7 @@ class Settings:
     """Facts about this deployment. Raises SettingError naming the variable, its value and what is wanted."""
 
     home: Path = field(metadata=HOME)
-    redis_url: str = field(metadata=REDIS_URL)
+    redis_url: str = field(metadata=REDIS_URL, repr=False)  # both may hold a password
     model: str = field(
         metadata=variable(
             "AISLE_MODEL",
@@ -41,7 +44,7 @@ class Settings:
             "champion: the newest deployment, followed while serving; or a fixed classifier",
         )
     )
-    database_url: str = field(metadata=DATABASE_URL)
+    database_url: str = field(metadata=DATABASE_URL, repr=False)
     ledger_embeddings: float = field(
         metadata=variable(
             "AISLE_LEDGER_EMBEDDINGS", "1", share(), "share of predictions recorded with their embeddings"
@@ -74,6 +77,36 @@ class Settings:
     )
     grpc_reflection: bool = field(
         metadata=variable("AISLE_GRPC_REFLECTION", "0", yes_or_no(), "tell gRPC clients what is served")
+    )
+    auth: str = field(
+        metadata=variable(
+            "AISLE_AUTH",
+            "off",
+            one_of("off", "keys"),
+            "off: no key is asked for, and only this host's own address may be listened on; keys: API keys",
+        )
+    )
+    keys: Path | None = field(
+        metadata=variable("AISLE_KEYS", "", optional_file(), "the API keys; empty: keys.json in AISLE_HOME")
+    )
+    tls_cert: Path | None = field(
+        metadata=variable(
+            "AISLE_TLS_CERT",
+            "",
+            optional_file(),
+            "certificate and chain (PEM) of both servers; empty: no TLS",
+        )
+    )
+    tls_key: Path | None = field(
+        metadata=variable("AISLE_TLS_KEY", "", optional_file(), "its private key (PEM, no password)")
+    )
+    tls_client_ca: Path | None = field(
+        metadata=variable(
+            "AISLE_TLS_CLIENT_CA",
+            "",
+            optional_file(),
+            "who signs clients' certificates; empty: none is asked for",
+        )
     )
     workers: int = field(
         metadata=variable("AISLE_WORKERS", "1", integer(1, 64), "server processes, each with its own model")
@@ -192,6 +225,14 @@ class Settings:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         return read_environment(cls, environ)
+
+    @property
+    def keys_file(self) -> Path:
+        return self.keys or self.home / "keys.json"
+
+    def tls(self) -> Tls | None:
+        """None where there is none. Raises SettingError where its files cannot be used."""
+        return tls_of(self.tls_cert, self.tls_key, self.tls_client_ca)
 
 
 def describe() -> list[tuple[str, str, str]]:

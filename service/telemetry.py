@@ -42,6 +42,7 @@ FAULTS = (
     "features_vector_damaged",
     "features_write_dropped",
     "internal",
+    "keys_unavailable",
     "latency",
     "ledger_unavailable",
     "messages_full",
@@ -50,6 +51,18 @@ FAULTS = (
     "queue_slow",
     "reads_full",
     "timeout",
+)
+
+# How the porter answers; `allowed` first.
+AUTH_OUTCOMES = (
+    "allowed",
+    "key_expired",
+    "key_missing",
+    "key_revoked",
+    "key_wrong",
+    "keys_unavailable",
+    "rate_exceeded",
+    "scope_missing",
 )
 
 SHED = ("bulk_full", "calls_full", "latency", "messages_full", "queue_full", "queue_slow")
@@ -170,6 +183,12 @@ class Telemetry:
             "Copies for the shadow that found no room or no time",
             registry=registry,
         )
+        self._auth = Counter(
+            "aisle_auth",
+            "Calls that a key was asked for, by what became of them",
+            ["outcome"],
+            registry=registry,
+        )
         self._start_at_zero()
         self._served: dict[str, Gauge] = {}  # by slot
         self._model = Gauge(
@@ -187,6 +206,8 @@ class Telemetry:
             self._records.labels(outcome)
         for outcome in ("done", "refused"):
             self._swaps.labels(outcome)
+        for outcome in AUTH_OUTCOMES:
+            self._auth.labels(outcome)
         for reason in SHED:
             self._shed.labels(reason)
         for reason in FAULTS:
@@ -299,6 +320,10 @@ class Telemetry:
                 if sample.labels.get("accepted") == "true":
                     sums["accepted"] += int(sample.value)
         return sums
+
+    def asked(self, outcome: str) -> None:
+        """A key was asked for; one of AUTH_OUTCOMES."""
+        self._auth.labels(outcome).inc()
 
     def swapped(self, outcome: str, slot: str, engine: Engine | None) -> None:
         """Count it, name the model in a slot, champion or challenger, and start its categories at 0, so that

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -28,7 +29,8 @@ def free_port() -> int:
 
 
 class LiveServer:
-    """Serves the shop in `home` with the code in `root`, run by `python`. Its log is `home`/server.log."""
+    """Serves the shop in `home` with the code in `root`, run by `python`. Its log is `home`/server.log.
+    `trust` is how a client speaks TLS with it, where it does."""
 
     def __init__(
         self,
@@ -37,6 +39,7 @@ class LiveServer:
         workers: int = 1,
         root: Path = ROOT,
         python: str = sys.executable,
+        trust: ssl.SSLContext | None = None,
         **settings: str,
     ) -> None:
         self.port, self.grpc_port = free_port(), free_port()
@@ -70,15 +73,17 @@ class LiveServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.client = httpx.Client(base_url=self.url, timeout=60)
+        self.url = f"{'https' if trust else 'http'}://127.0.0.1:{self.port}"
+        self.trust = trust or True
+        self.client = httpx.Client(base_url=self.url, timeout=60, verify=self.trust)
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                if httpx.get(f"{self.url}/readyz", timeout=START_TIMEOUT_S).status_code == 200:
+                ready = httpx.get(f"{self.url}/readyz", timeout=START_TIMEOUT_S, verify=self.trust)
+                if ready.status_code == 200:
                     return
             except httpx.TransportError:
                 time.sleep(0.1)

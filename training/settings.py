@@ -23,8 +23,8 @@ class Settings:
     """Facts about where training runs. Facts about a run are the commands' options."""
 
     home: Path = field(metadata=HOME)
-    redis_url: str = field(default="", metadata=REDIS_URL)
-    database_url: str = field(default="", metadata=DATABASE_URL)
+    redis_url: str = field(default="", metadata=REDIS_URL, repr=False)
+    database_url: str = field(default="", metadata=DATABASE_URL, repr=False)
     device: str = field(default="auto", metadata=DEVICE)
 
     @classmethod
