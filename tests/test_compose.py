@@ -16,12 +16,17 @@ import monitoring.commands
 import service.__main__
 import training.commands
 from monitoring.settings import Settings as MonitoringSettings
+from service.address import check_private, is_loopback
 from service.settings import Settings as ServiceSettings
 from training.settings import Settings as TrainingSettings
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docker-compose.yml"
-GIVEN = {"AISLE_CATALOG_FOLDER": "/data/catalogue", "GRAFANA_PASSWORD_FILE": "/data/password"}
+GIVEN = {
+    "AISLE_CATALOG_FOLDER": "/data/catalogue",
+    "AISLE_METRICS_KEY_FILE": "/data/key",
+    "GRAFANA_PASSWORD_FILE": "/data/password",
+}
 ROOMS = {
     "service": (service.__main__.cli, ServiceSettings),
     "monitoring": (monitoring.commands.app, MonitoringSettings),
@@ -202,6 +207,23 @@ def test_configuration_is_mounted_where_it_is_read() -> None:
         assert (ROOT / source / path.removeprefix(target + "/")).is_file()
 
 
+def test_the_service_may_listen_where_it_listens() -> None:
+    command = SERVICES["service"]["command"]
+    host = command[command.index("--host") + 1]
+    check_private(settings_of("service").auth, host, "--host")
+    assert not is_loopback(host)
+
+
+def test_prometheus_finds_its_key_where_it_is_mounted() -> None:
+    [secret] = SERVICES["prometheus"]["secrets"]
+    [config] = [mount for mount in bind_mounts("prometheus") if mount[1] == "/etc/prometheus"]
+    jobs = yaml.safe_load((ROOT / config[0] / "prometheus.yml").read_text())["scrape_configs"]
+    files = {job["authorization"]["credentials_file"] for job in jobs if "authorization" in job}
+    assert {f"{config[1]}/{file}" for file in files} == {secret["target"]}
+    # A file is mounted over a file that is there: the folder is read-only.
+    assert (ROOT / config[0] / "metrics.key").read_text() == "no-key\n"
+
+
 def test_the_service_has_time_to_stop() -> None:
     grace_s = int(SERVICES["service"]["stop_grace_period"].removesuffix("s"))
     assert grace_s > settings_of("service").stop_timeout_s
@@ -213,5 +235,8 @@ def test_no_secret_is_in_it() -> None:
             if re.search("PASSWORD|SECRET|TOKEN|KEY", key):
                 assert key.endswith("__FILE"), f"{name}: {key}"
                 assert value == "/run/secrets/grafana_password"
-    assert COMPOSE["secrets"] == {"grafana_password": {"file": GIVEN["GRAFANA_PASSWORD_FILE"]}}
+    assert COMPOSE["secrets"] == {
+        "grafana_password": {"file": GIVEN["GRAFANA_PASSWORD_FILE"]},
+        "metrics_key": {"file": GIVEN["AISLE_METRICS_KEY_FILE"]},
+    }
     assert "://redis:6379" in SERVICES["service"]["environment"]["AISLE_REDIS_URL"]

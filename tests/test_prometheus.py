@@ -294,6 +294,8 @@ def quick_config(targets: dict[str, str]) -> dict[str, Any]:
     assert {job["job_name"] for job in config["scrape_configs"]} == set(targets)
     for job in config["scrape_configs"]:
         job["static_configs"] = [{"targets": [targets[job["job_name"]]]}]
+        if "authorization" in job:
+            job["authorization"]["credentials_file"] = str(PROMETHEUS / "metrics.key")
     return config
 
 
