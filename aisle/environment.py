@@ -6,12 +6,16 @@ A room declares its variables in one file (`settings.py`) and reads them once, w
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aisle.errors import SettingError
+
+_ESCAPED = " (@ : / ? # and % of a password as %40 and so on)"
+_HOSTS = re.compile(r"((\[[0-9A-Fa-f:.]+\]|[^\[\]:,]*)(:\d+)?(,|$))*")
 
 T = TypeVar("T")
 Check = tuple[Callable[[str], Any], str]  # text to value (ValueError where it is not), and what is wanted
@@ -71,9 +75,9 @@ def redis_url() -> Check:
         scheme = text.partition("://")[0]
         if text and (not scheme.startswith("redis") or "://" not in text):
             raise ValueError
-        return text
+        return _whole_url(text)
 
-    return parse, "a URL such as redis://host:6379, or nothing for a private development server"
+    return parse, f"a URL such as redis://host:6379{_ESCAPED}, or nothing for a private development server"
 
 
 def share(least: float = 0.0, most: float = 1.0) -> Check:
@@ -90,9 +94,23 @@ def database_url() -> Check:
     def parse(text: str) -> str:
         if text and not text.startswith(("sqlite:///", "postgresql://")):
             raise ValueError
-        return text
+        return text if text.startswith("sqlite") else _whole_url(text)
 
-    return parse, "postgresql://user@host/name, sqlite:///file, or nothing for ledger.db in AISLE_HOME"
+    return (
+        parse,
+        f"postgresql://user@host/name{_ESCAPED}, sqlite:///file, or nothing for ledger.db in AISLE_HOME",
+    )
+
+
+def _whole_url(text: str) -> str:
+    """Raises ValueError where a password has a character that ends it: its rest would be taken for a host,
+    and hosts are logged."""
+    rest = text.partition("://")[2]
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    hosts = authority.rpartition("@")[2]
+    if rest.count("@") > 1 or "@" in rest[len(authority) :] or not _HOSTS.fullmatch(hosts):
+        raise ValueError
+    return text
 
 
 def model_tag(*others: str) -> Check:

@@ -127,6 +127,8 @@ class Ledger:
                 engine = create_engine(
                     parsed, connect_args=arguments, pool_pre_ping=True, pool_timeout=WAIT_S
                 )
+        except ValueError:  # its cause would show a part of the URL, which may be one of the password
+            raise LedgerError("ledger: cannot use a URL that cannot be read") from None
         except (ArgumentError, SQLAlchemyError, OSError) as error:
             raise LedgerError(f"ledger: cannot use {_without_password(url)}: {error}") from error
         return cls(engine)

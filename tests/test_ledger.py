@@ -324,3 +324,10 @@ def test_a_database_that_is_away_is_an_error_without_its_password() -> None:
 def test_a_url_that_is_none_is_refused() -> None:
     with pytest.raises(LedgerError, match="cannot use a URL that cannot be read"):
         Ledger.open("no url")
+
+
+def test_a_url_that_cannot_be_read_is_not_repeated() -> None:
+    with pytest.raises(LedgerError) as caught:
+        Ledger.open("postgresql://aisle:pass@word:word@shop:word/aisle")
+    assert str(caught.value) == "ledger: cannot use a URL that cannot be read"
+    assert caught.value.__suppress_context__

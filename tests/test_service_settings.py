@@ -8,6 +8,22 @@ from aisle.errors import SettingError
 from service.settings import Settings, describe
 
 
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("AISLE_REDIS_URL", "rediss://me:p%40ss%2F@[::1]:6380/2"),
+        ("AISLE_REDIS_URL", "redis+sentinel://:pass@a:1,b:2?service=shop"),
+        ("AISLE_DATABASE_URL", "postgresql://aisle:p%40ss@[::1]:5432/aisle"),
+        ("AISLE_DATABASE_URL", "postgresql:///aisle?host=/run/postgresql"),
+        ("AISLE_DATABASE_URL", "sqlite:////srv/a@b/ledger.db"),
+    ],
+)
+def test_a_whole_url_is_taken_as_it_is_and_not_shown_with_the_settings(name: str, url: str) -> None:
+    settings = Settings.from_environment({name: url})
+    assert url in (settings.redis_url, settings.database_url)
+    assert url not in repr(settings)
+
+
 def test_defaults_are_what_the_table_says() -> None:
     defaults = {name: default for name, default, _ in describe()}
     assert Settings.from_environment(defaults) == Settings.from_environment({})
@@ -51,6 +67,20 @@ def test_a_variable_is_read() -> None:
             "mysql://aisle:secret@shop/aisle",
             "AISLE_DATABASE_URL: found 'mysql://...', wanted postgresql://",
         ),
+        ("AISLE_REDIS_URL", "redis://:se/cret@shop", "AISLE_REDIS_URL: found 'redis://...', wanted a URL"),
+        ("AISLE_REDIS_URL", "redis://:se@cret@shop", "AISLE_REDIS_URL: found 'redis://...', wanted a URL"),
+        ("AISLE_REDIS_URL", "redis://:se[cret@shop:x", "AISLE_REDIS_URL: found 'redis://...', wanted a URL"),
+        (
+            "AISLE_DATABASE_URL",
+            "postgresql://aisle:se@cret@shop/aisle",
+            "AISLE_DATABASE_URL: found 'postgresql://...', wanted postgresql://",
+        ),
+        (
+            "AISLE_DATABASE_URL",
+            "postgresql://aisle:se/cret@shop:5432/aisle",
+            "AISLE_DATABASE_URL: found 'postgresql://...', wanted postgresql://",
+        ),
+        ("AISLE_AUTH", "on", "AISLE_AUTH: found 'on', wanted off or keys"),
         ("AISLE_LEDGER_EMBEDDINGS", "2", "AISLE_LEDGER_EMBEDDINGS: found '2', wanted a share from 0 to 1"),
         ("AISLE_WRITE_BACK", "maybe", "AISLE_WRITE_BACK: found 'maybe', wanted 1 or 0"),
         ("AISLE_HOME", " ", "AISLE_HOME: found ' ', wanted a folder"),
