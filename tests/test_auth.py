@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import grpc
 import httpx
 import pytest
+from certificates import Authority
 from google.protobuf import descriptor_pool
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -254,6 +255,47 @@ def test_the_openapi_page_says_which_doors_are_locked() -> None:
             assert ({"401", "403"} <= set(operation["responses"])) == (HTTP[path] != OPEN)
 
 
+# Ways around.
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("//v1/classify", 404),
+        ("/v1/classify/", 404),
+        ("/V1/classify", 404),
+        ("/v1/classify;x=/livez", 404),
+        ("/livez/../v1/classify", 404),
+        ("/livez%2f..%2fv1/classify", 404),
+        ("/v1/classify%00", 404),
+        ("/v1/%63lassify", 401),
+        ("/v1/classify?x=/livez", 401),
+        ("/v1/classify#/livez", 401),
+        ("http://127.0.0.1/v1/classify", 401),
+    ],
+)
+def test_no_spelling_of_a_path_goes_around_its_lock(server: Guarded, target: str, status: int) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+        assert client.recv(100).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+@pytest.mark.parametrize("header", ["X-HTTP-Method-Override: GET", "X-Original-URL: /livez", "Upgrade: h2c"])
+def test_no_header_goes_around_a_lock(server: Guarded, header: str) -> None:
+    name, _, value = header.partition(": ")
+    assert server.ask("/v1/classify", **{name: value}).status_code == 401
+
+
+def test_a_request_behind_an_open_one_is_asked_too(server: Guarded) -> None:
+    head = "GET /livez HTTP/1.1\r\nHost: a\r\n\r\nGET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(head.encode())
+        said = b""
+        while said.count(b"HTTP/1.1 ") < 2 and (more := client.recv(4_096)):
+            said += more
+    assert [part[:3] for part in said.split(b"HTTP/1.1 ")[1:]] == [b"200", b"401"]
+
+
 # Clients that are not ours.
 
 
@@ -452,12 +494,16 @@ def test_without_keys_nothing_is_served_to_other_machines(tiny_home: Path, host:
     [
         ("0.0.0.0", {}, "AISLE_AUTH: found off with a server on '0.0.0.0', which other machines may reach"),
         ("127.0.0.1", {"AISLE_GRPC_HOST": "0.0.0.0"}, "AISLE_AUTH: found off with AISLE_GRPC_HOST '0.0.0.0'"),
+        ("127.0.0.1", {"TLS": "on"}, "AISLE_TLS_CERT: found a server that speaks no TLS over HTTP"),
     ],
 )
 def test_nor_by_a_worker_that_bentoml_starts_itself(
     tiny_home: Path, tmp_path: Path, host: str, settings: dict[str, str], message: str
 ) -> None:
     log = tmp_path / "log"
+    if settings.pop("TLS", ""):
+        cert, key = Authority(tmp_path).sign("server")
+        settings |= {"AISLE_TLS_CERT": str(cert), "AISLE_TLS_KEY": str(key)}
     command = ["bentoml", "serve", "service.app:Aisle", "--host", host, "--port", str(free_port())]
     with log.open("wb") as out:
         process = subprocess.Popen(
