@@ -28,6 +28,7 @@ MAX_KEYS = 10_000  # of one file, revoked ones included; each has a number for i
 _SHAPE = re.compile(r"aisle_([0-9a-f]{12})_([0-9a-f]{64})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
 _VERSION = 1
+_LAST_S = 2.5e11  # in the year 9892: dates end soon after
 _FOR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -63,6 +64,9 @@ class Key:
             )
         if self.rate is not None and not 0 < self.rate < 1e9:
             raise KeysError(f"key {self.name}: found a rate of {self.rate:g}, wanted more than 0 a second")
+        for at_s in (self.created_s, self.expires_s, self.revoked_s):
+            if at_s is not None and not 0 <= at_s < _LAST_S:  # nor NaN, before which no clock stands
+                raise KeysError(f"key {self.name}: found the time {at_s:g}, wanted seconds since 1970")
 
     def state(self, now_s: float) -> str:
         """live, revoked or expired."""
@@ -196,7 +200,9 @@ def _from_json(data: dict[str, Any]) -> Key:
     ):
         raise ValueError("fields of a key")  # a digest has the shape of a secret
     times = (data["created_s"], data["expires_s"], data["revoked_s"], data["rate"])
-    if any(isinstance(value, bool) or not isinstance(value, int | float | None) for value in times):
+    if data["created_s"] is None or any(
+        isinstance(value, bool) or not isinstance(value, int | float | None) for value in times
+    ):
         raise TypeError("numbers of a key")
     return Key(**{**data, "scopes": frozenset(map(Scope, data["scopes"]))})
 

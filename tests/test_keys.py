@@ -10,11 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from aisle.errors import KeysError
-from service.__main__ import cli
+from service.__main__ import check_doors, cli
 from service.keys import MAX_KEYS, Key, KeyBook, KeyRing, Scope, read_keys, split_key
+from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 CLASSIFY = [Scope.CLASSIFY]
@@ -167,7 +169,11 @@ def test_a_file_by_hand_is_read(file: Path) -> None:
         {"scopes": ["root"]},
         {"rate": "10"},
         {"rate": True},
-        {"created_s": None, "more": 1},
+        {"created_s": None},
+        {"more": 1},
+        {"expires_s": float("nan")},
+        {"expires_s": float("inf")},
+        {"expires_s": -1},
         {"revoked_s": "no"},
         {"name": "a\nb"},
         {"name": None},
@@ -313,6 +319,26 @@ def test_a_key_is_revoked_by_its_id(file: Path) -> None:
     key, _ = KeyBook(file).add("shop", CLASSIFY)
     assert run(file, "revoke", key.id).stdout == f"key {key.id} of shop is revoked\n"
     assert read_keys(file)[0].revoked_s is not None
+
+
+def settings(file: Path) -> Settings:
+    return Settings.from_environment({"AISLE_AUTH": "keys", "AISLE_KEYS": str(file)})
+
+
+def test_serving_without_a_key_is_told_and_goes_on(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_doors(settings(file), "0.0.0.0") == ("0.0.0.0", [])
+    assert "nobody gets in: found no key in" in " ".join(capsys.readouterr().out.split())
+
+
+def test_serving_with_a_key_says_nothing(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    KeyBook(file).add("shop", CLASSIFY)
+    assert check_doors(settings(file), "localhost") == ("127.0.0.1", [])
+    assert capsys.readouterr().out == ""
+
+
+def test_serving_with_a_damaged_file_does_not_start(file: Path) -> None:
+    with pytest.raises(typer.BadParameter, match="found a damaged file"):
+        check_doors(settings(written(file, id="x")), "0.0.0.0")
 
 
 @pytest.mark.parametrize(
