@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -413,17 +414,21 @@ def test_a_revoked_key_stops_in_every_worker_and_in_open_streams(server: Guarded
     key, text = server.book.add("leaver", [Scope.CLASSIFY])
     time.sleep(2.1)
     one = pb.ClassifyRequest(products=[pb.Product(title="train bois")])
+    answered = threading.Event()
 
     def messages() -> Iterator[pb.ClassifyRequest]:
         yield one
+        assert answered.wait(60)
         server.book.revoke(key.id)
         time.sleep(2.1)
         yield one
 
     stream = ClassifierStub(server.channel).ClassifyStream(
-        messages(), metadata=[("x-api-key", text)], timeout=30
+        messages(), metadata=[("x-api-key", text)], timeout=120
     )
-    first, second = list(stream)
+    first = next(stream)
+    answered.set()
+    second = next(stream)
     assert first.results[0].HasField("prediction")
     assert second.results[0].error.reason == "key_revoked"
     statuses = {server.classify_with(text).status_code for _ in range(10)}
