@@ -101,8 +101,10 @@ class Shop:
         self.ledger.record_event(kind, {"model": model})
 
     def label(self, count: int) -> None:
+        """Of products that have none."""
+        first = self.ledger.count_labels()
         self.ledger.record_labels(
-            [Label(product_id=f"p{i}", category="10", source="audit") for i in range(count)]
+            [Label(product_id=f"p{first + i}", category="10", source="audit") for i in range(count)]
         )
 
     def calls(self) -> list[list[str]]:
