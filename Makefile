@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM := false
 export AISLE_HOME
 export BENTOML_HOME ?= $(AISLE_HOME)/bentoml
 
-.PHONY: help setup demo loop train serve watch test lint format bench stubs lock clean
+.PHONY: help setup demo loop train serve watch test lint format bench fuzz soak stubs lock clean
 
 help: ## list the chores
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,12 @@ format: setup ## rewrite the code in the house's format
 
 bench: setup ## every figure that the README quotes
 	$(RUN) -m benchmarks.serving $(ARGS)
+
+fuzz: setup ## after make demo: 10,000 hostile requests on each door
+	AISLE_HOME=$(DEMO_HOME) BENTOML_HOME=$(DEMO_HOME)/bentoml $(RUN) -m benchmarks.fuzz $(ARGS)
+
+soak: setup ## after make demo: MINUTES=30 of mixed load; memory must stay level
+	AISLE_HOME=$(DEMO_HOME) BENTOML_HOME=$(DEMO_HOME)/bentoml $(RUN) -m benchmarks.soak --minutes $(or $(MINUTES),30)
 
 stubs: setup ## compile service/protos/*.proto
 	$(RUN) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. service/protos/*.proto

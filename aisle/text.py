@@ -173,6 +173,9 @@ class TextEncoder:
         settings = TextSettings(**{name: facts[name] for name in names})
         disable_progress_bar()
         model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        # Its weights are a map of the file: one that is cut while it is in service would end the process.
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         encoder = cls(model.to(device), tokenizer, settings, name=facts["name"], revision=revision)
         if encoder.dim != facts["dim"]:

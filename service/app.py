@@ -5,6 +5,7 @@ Importing it loads no model: the process that supervises the workers imports it 
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import itertools
@@ -29,6 +30,7 @@ from service.balance import Balance
 from service.bentoml_bridge import BridgedService, Dispatcher, service_class, speaks_tls
 from service.desk import IDS_A_PLACE, Desk, Job
 from service.doors import METHODS, Doors, early_refusal
+from service.drain import Drain
 from service.engine import Engine
 from service.grpc_server import GrpcServer
 from service.guard import Cancellable, EdgeGuard, HeldBytes
@@ -75,6 +77,7 @@ def guarded(app: ASGIApp) -> ASGIApp:
         balance=balance(),
         admission=lambda path, headers: early_refusal(current_desk(), path, headers),
         admit=watching.admit if watching else None,
+        is_ending=lambda: drain().begun,
     )
 
 
@@ -125,6 +128,12 @@ def held() -> HeldBytes:
 def balance() -> Balance:
     """What this worker and the others know of each other's load."""
     return Balance(Path(os.environ["BENTOML_HOME"]) / "workers.load", SETTINGS.workers)
+
+
+@functools.cache
+def drain() -> Drain:
+    """Whether this worker is about to end."""
+    return Drain()
 
 
 def current_desk() -> Desk:
@@ -256,6 +265,7 @@ class Aisle:
         gc.collect()
         gc.freeze()
         balance().join()
+        drain().listen(asyncio.get_running_loop())
 
     def _largest_batch(self) -> int:
         engine = self.models.champion

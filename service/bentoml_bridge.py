@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
+from bentoml._internal.marshal import dispatcher as marshal
 from bentoml._internal.marshal.dispatcher import NonBlockSema, Optimizer
 from bentoml.exceptions import ServiceUnavailable
 from starlette.types import ASGIApp
@@ -60,10 +62,18 @@ class _Unpredicting(Optimizer):
     o_a = o_b = wait = property(lambda _: 0.0, lambda _, value: None)
 
 
+class _Steady:
+    """BentoML's dispatcher measures by the time of day how long jobs have waited: when the clock was set an
+    hour ahead, all that waited was shed."""
+
+    time = staticmethod(time.monotonic)
+
+
 class Dispatcher:
     """Adaptive batching of one batchable method, reached without HTTP."""
 
     def __init__(self, service: BridgedService, method: str) -> None:
+        marshal.time = _Steady
         self._factory = service.factory
         self._method = method
         self._cork = service.factory.dispatchers[method]

@@ -68,11 +68,17 @@ def challenger_failed() -> RequestError:
 def error_object(fault: RequestError | ProductError) -> dict[str, str]:
     return {
         "reason": fault.reason,
-        "field": fault.field,
-        "found": fault.found,
+        "field": sendable(fault.field),
+        "found": sendable(fault.found),
         "wanted": fault.wanted,
-        "message": str(fault),
+        "message": sendable(str(fault)),
     }
+
+
+def sendable(text: str) -> str:
+    """Text that may quote a client, with a question mark for each half of a surrogate pair: no JSON that is
+    read strictly can hold one."""
+    return text.encode(errors="replace").decode()
 
 
 def error_response(error: RequestError) -> Response:
@@ -81,7 +87,7 @@ def error_response(error: RequestError) -> Response:
 
 def sentence_response(error: RequestError) -> Response:
     """As the Open Inference Protocol has it: `error` is a sentence."""
-    return json_response({"error": str(error)}, error.status, error.headers)
+    return json_response({"error": sendable(str(error))}, error.status, error.headers)
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

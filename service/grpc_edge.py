@@ -7,9 +7,11 @@ import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from service.errors import RequestError, overloaded
 from service.grpc_calls import Metadata, abort
@@ -21,6 +23,18 @@ UNKNOWN_METHOD = "unknown"  # whatever is not served: clients make names up, and
 Context = grpc.aio.ServicerContext
 Details = grpc.HandlerCallDetails
 Handler = grpc.RpcMethodHandler
+
+
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """A message of so many bytes that could not be read. gRPC would end the call with UNKNOWN, which says
+    that the server failed."""
+
+    size_bytes: int
+
+    def refusal(self) -> RequestError:
+        found, wanted = f"{self.size_bytes:,} bytes that cannot be read", "a message of this method's type"
+        return RequestError(400, "message_broken", field="message", found=found, wanted=wanted)
 
 
 class GrpcEdge(grpc.aio.ServerInterceptor):
@@ -93,8 +107,12 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
         else:
             counted = self._count_coroutine(method, answer, is_timed=not any(sides))
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        made: Handler = make(counted, handler.request_deserializer, handler.response_serializer)
+        made: Handler = make(counted, _reader(handler.request_deserializer), handler.response_serializer)
         return made
+
+    async def _refuse(self, refusal: RequestError, context: Context) -> NoReturn:
+        self.telemetry.error(refusal.reason)
+        await abort(context, refusal)
 
     def _count_coroutine(
         self, method: str, answer: Callable[[Any, Context], Awaitable[Any]], *, is_timed: bool
@@ -106,6 +124,8 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
             if porter is not None:
                 porter.meet(context)
             try:
+                if isinstance(request, _Broken):
+                    await self._refuse(request.refusal(), context)
                 answered = await answer(request, context)
             except BaseException as error:
                 called(method, _status(context, start, error))
@@ -121,12 +141,23 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
     ) -> Callable[[Any, Context], AsyncIterator[Any]]:
         called, porter = self.telemetry.called, self.porter
 
+        async def answers_of(request: Any, context: Context) -> AsyncIterator[Any]:
+            try:
+                if isinstance(request, _Broken):
+                    raise request.refusal()
+                given = _whole(request) if hasattr(request, "__aiter__") else request
+                async with aclosing(answer(given, context)) as answers:  # type: ignore[type-var]
+                    async for answered in answers:
+                        yield answered
+            except RequestError as refusal:
+                await self._refuse(refusal, context)
+
         async def counted(request: Any, context: Context) -> AsyncIterator[Any]:
             start = time.perf_counter()
             if porter is not None:
                 porter.meet(context)
             try:
-                async with aclosing(answer(request, context)) as answers:  # type: ignore[type-var]
+                async with aclosing(answers_of(request, context)) as answers:  # type: ignore[type-var]
                     async for answered in answers:
                         yield answered
             except BaseException as error:
@@ -135,6 +166,27 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
             called(method, _status(context, start))
 
         return counted
+
+
+def _reader(read: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if read is None:  # a refusal reads nothing
+        return None
+
+    def read_or_tell(message: bytes) -> Any:
+        try:
+            return read(message)
+        except DecodeError:
+            return _Broken(len(message))
+
+    return read_or_tell
+
+
+async def _whole(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The messages of a stream. Raises RequestError at one that cannot be read."""
+    async for request in requests:
+        if isinstance(request, _Broken):
+            raise request.refusal()
+        yield request
 
 
 def _refusing(refusal: RequestError) -> Handler:

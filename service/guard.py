@@ -57,7 +57,10 @@ class EdgeGuard:
     `admission` may refuse a request by its path and headers, once its body is here and before it is read:
     refusing must stay cheap when there is most of it.
     `admit` lets a request in by its headers, before any of its body is read; None where no key is asked for.
-    `balance` knows of all requests, and ends the connections that another worker should have.
+    `balance` knows of all requests, and ends the connections that another worker should have. Once
+    `is_ending`, every answer ends its connection.
+    An answer that its client does not take within `body_timeout_s` ends the connection too: a client that
+    sends on and never reads would keep its request's memory for ever.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class EdgeGuard:
         balance: Balance,
         admission: Callable[[str, Headers], RequestError | None],
         admit: Callable[[Scope], None] | None = None,
+        is_ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self.app = app
         self.methods = methods
@@ -82,12 +86,13 @@ class EdgeGuard:
         self.balance = balance
         self.admission = admission
         self.admit = admit
+        self.is_ending = is_ending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._http(scope, receive, send)
+            await self._http(scope, receive, self._bounded(send))
         else:
             await send({"type": "websocket.close", "code": 1008})
 
@@ -139,8 +144,7 @@ class EdgeGuard:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 gone.remove_done_callback(leave)  # what the connection says from now on is the next request's
             elif message["type"] == "http.response.start" and self.balance.should_move():
-                headers = [*message["headers"], (b"connection", b"close")]
-                message = {**message, "headers": headers}
+                message = _ending_connection(message)
             await send(message)
 
         gone = asyncio.ensure_future(receive())  # after a whole body, only the end of the connection comes
@@ -155,6 +159,19 @@ class EdgeGuard:
         finally:
             gone.remove_done_callback(leave)
             gone.cancel()
+
+    def _bounded(self, send: Send) -> Send:
+        async def bounded(message: Message) -> None:
+            if message["type"] == "http.response.start" and self.is_ending():
+                message = _ending_connection(message)
+            try:
+                async with asyncio.timeout(self.body_timeout_s):
+                    await send(message)
+            except TimeoutError:
+                self.on_refusal("answer_unread")
+                _abort(send)
+
+        return bounded
 
     def _hold(self, incoming: _Incoming, size_bytes: int) -> None:
         self.held.take(size_bytes, "bodies_full")
@@ -264,6 +281,19 @@ def _replay(body: bytes, gone: asyncio.Future[Message]) -> Receive:
         return waiting.pop() if waiting else await asyncio.shield(gone)
 
     return replay
+
+
+def _ending_connection(start: Message) -> Message:
+    """The start of an answer after which the connection ends."""
+    return {**start, "headers": [*start["headers"], (b"connection", b"close")]}
+
+
+def _abort(send: Send) -> None:
+    """End the connection of a client that does not read. ASGI has no word for it, and uvicorn's `close` waits
+    until all is sent, so its transport is told; tests/test_fault_client.py shows that it is there."""
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    if transport is not None:
+        transport.abort()
 
 
 def _response(error: RequestError, scope: Scope) -> Response:

@@ -17,8 +17,8 @@ from starlette.routing import Route
 from aisle.errors import ProductError
 from service import oip
 from service.desk import PRODUCT_FAULT_STATUS, Desk, Given, Reply, worst_fault
-from service.errors import OIP_PATH, RequestError, json_response, sentence_response
-from service.json_door import describe, parse_json
+from service.errors import OIP_PATH, RequestError, json_response, sendable, sentence_response
+from service.json_door import broken_text, describe, encodable_json, parse_json
 from service.terms import read_terms
 
 MODEL_PATH = f"{OIP_PATH}/models/{oip.MODEL}"
@@ -136,6 +136,9 @@ def read_query(headers: Mapping[str, str], body: bytes) -> Query:
         found = "nothing" if detail["type"] == "missing" else describe(detail["input"])
         wanted = "inputs with name, shape, datatype and data"
         raise RequestError(422, "value_wrong", field=field, found=found, wanted=wanted) from error
+    if encodable_json(request.id) is None:  # it is given back
+        field, found = broken_text(data, "id")
+        raise RequestError(422, "text_broken", field=field, found=found, wanted="Unicode text")
     all_binary = request.parameters.get("binary_data_output") is True
     oip.check_outputs([output.name for output in request.outputs])
     asked = {output.name: output.parameters.get("binary_data", all_binary) for output in request.outputs}
@@ -235,4 +238,4 @@ def _response(query: Query, reply: Reply) -> Response:
 def _refusal(fault: RequestError | ProductError) -> Response:
     if isinstance(fault, RequestError):
         return sentence_response(fault)
-    return json_response({"error": str(fault)}, PRODUCT_FAULT_STATUS)
+    return json_response({"error": sendable(str(fault))}, PRODUCT_FAULT_STATUS)

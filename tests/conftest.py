@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import string
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -84,9 +86,28 @@ def tiny_home(
     return home
 
 
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Iterator[dict[str, float | str]]:
+    """What a test measured, besides what it asserts: written to out/reliability, for docs/reliability.md."""
+    told: dict[str, float | str] = {}
+    yield told
+    file = ROOT / "out" / "reliability" / f"{request.node.name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(told, indent=1))
+
+
 @pytest.fixture(scope="module")
 def own_tiny_home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of `tiny_home` with models, features and registry, but an empty Redis and ledger of its own."""
     home = tmp_path_factory.mktemp("own") / "home"
     shutil.copytree(tiny_home, home, ignore=shutil.ignore_patterns("redis", "ledger.db*", "server.log"))
+    return home
+
+
+@pytest.fixture(scope="module")
+def stocked_home(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `tiny_home` with what it has published in a Redis of its own, and an empty ledger."""
+    home = tmp_path_factory.mktemp("stocked") / "home"
+    left_out = ("*.lock", "port", "*.log", "ledger.db*")
+    shutil.copytree(tiny_home, home, ignore=shutil.ignore_patterns(*left_out))
     return home

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -99,6 +100,19 @@ class LiveServer:
         lines = httpx.get(f"{self.url}/metrics", timeout=60).text.splitlines()
         samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
+
+    def workers(self) -> dict[int, psutil.Process]:
+        """The processes that answer, by pid: those that listen on the port, but for their supervisor."""
+        found = {}
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if any("_bentoml_impl.worker.service" in word for word in process.cmdline()):
+                    found[process.pid] = process
+        return found
+
+    def resident_bytes(self) -> int:
+        """Of all workers together."""
+        return sum(process.memory_info().rss for process in self.workers().values())
 
     def connections(self) -> dict[int, int]:
         """How many clients' connections each worker holds, by its pid."""

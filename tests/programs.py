@@ -1,4 +1,4 @@
-"""Programs that no Python package brings: PostgreSQL, Prometheus and its tools."""
+"""Programs that no Python package brings: PostgreSQL, Prometheus and its tools, a C compiler."""
 
 from __future__ import annotations
 

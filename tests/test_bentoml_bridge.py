@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -163,5 +164,22 @@ def test_a_deadline_that_passes_while_a_product_waits_is_a_deadline_and_no_refus
                 await dispatcher.batch_infer([2])
         instance.gate.set()
         assert await running == [2]
+
+    in_worker(make_service(), work)
+
+
+def test_what_waits_is_not_shed_when_the_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(dispatcher: Dispatcher, instance: Any) -> None:
+        await dispatcher.lead_through_training(1)
+        instance.gate.clear()
+        waiting = [asyncio.create_task(dispatcher.batch_infer([0]))]
+        await asyncio.sleep(0.05)  # a batch of its own; the others wait for it
+        waiting += [asyncio.create_task(dispatcher.batch_infer([number])) for number in (1, 2)]
+        await asyncio.sleep(0.05)
+        true_time = time.time
+        monkeypatch.setattr(time, "time", lambda: true_time() + 3_600)
+        await asyncio.sleep(0.05)
+        instance.gate.set()
+        assert [list(await task) for task in waiting] == [[0], [2], [4]]
 
     in_worker(make_service(), work)

@@ -347,9 +347,24 @@ def test_a_stream_that_cannot_be_read_on_ends(service: TinyService) -> None:
         async with served(service) as channel:
             call = channel.stream_stream(STREAM)(iter([ONE.SerializeToString(), b"\xff"]), timeout=LONG_S)
             assert len(pb.ClassifyResponse.FromString(await call.read()).results) == 1
-            assert await call.code() is grpc.StatusCode.UNKNOWN
+            assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert (await call.details()).startswith("message: found 1 bytes that cannot be read")
 
     asyncio.run(run())
+    assert counted(service) == {(STREAM, "INVALID_ARGUMENT"): 1}
+
+
+def test_a_message_that_cannot_be_read_is_its_senders_fault(service: TinyService) -> None:
+    async def run() -> None:
+        async with served(service) as channel:
+            raw = channel.unary_unary(CLASSIFY)
+            code, info, _ = await refused(raw(b"\xff\xfe"))
+            assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "message_broken")
+            assert info.metadata["found"] == "2 bytes that cannot be read"
+            await ClassifierStub(channel).Classify(ONE)
+
+    asyncio.run(run())
+    assert counted(service) == {(CLASSIFY, "INVALID_ARGUMENT"): 1, (CLASSIFY, "OK"): 1}
 
 
 def test_methods_and_codes_that_begin_at_zero_are_grpcs() -> None:

@@ -28,6 +28,7 @@ class Edge:
     def __init__(self, folder: Path, body_timeout_s: float = 5) -> None:
         self.refusals: list[str] = []
         self.refusal: RequestError | None = None
+        self.is_ending = False
         self.guard = EdgeGuard(
             echo,
             methods={"/echo": ("POST",), "/livez": ("GET", "HEAD")},
@@ -37,6 +38,7 @@ class Edge:
             on_refusal=self.refusals.append,
             balance=Balance(folder / "load", 1),
             admission=lambda path, headers: self.refusal,
+            is_ending=lambda: self.is_ending,
         )
         self.client = TestClient(self.guard)
 
@@ -217,3 +219,49 @@ async def _status(guard: EdgeGuard, headers: list[tuple[bytes, bytes]]) -> int:
     await guard({"type": "http", "path": "/echo", "method": "POST", "headers": headers}, receive, send)
     status: int = sent[0]["status"]
     return status
+
+
+def test_before_the_end_every_answer_ends_its_connection(edge: Edge) -> None:
+    assert "connection" not in edge.client.get("/livez").headers
+    edge.is_ending = True
+    assert edge.client.get("/livez").headers["connection"] == "close"
+    edge.refusal = overloaded("queue_full", found="much", wanted="less")
+    assert edge.client.post("/echo", content=b"a").headers["connection"] == "close"
+
+
+class Connection:
+    """uvicorn's, as far as the guard knows it, with a client that does not read."""
+
+    def __init__(self) -> None:
+        self.transport = self
+        self.aborted = asyncio.Event()
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+    async def send(self, message: Message) -> None:
+        await self.aborted.wait()
+
+    async def receive(self) -> Message:
+        if not self.given:
+            self.given = True
+            return {"type": "http.request", "body": b"a", "more_body": False}
+        await self.aborted.wait()
+        return {"type": "http.disconnect"}
+
+    given = False
+
+
+def test_who_does_not_take_its_answer_is_cut_off_and_held_no_longer(tmp_path: Path) -> None:
+    edge = Edge(tmp_path, body_timeout_s=0.1)
+    scope = {"type": "http", "path": "/echo", "method": "POST", "headers": []}
+
+    async def run() -> None:
+        connection = Connection()
+        async with asyncio.timeout(2):
+            await edge.guard(scope, connection.receive, connection.send)
+        assert connection.aborted.is_set()
+
+    asyncio.run(run())
+    assert edge.refusals[0] == "answer_unread"
+    assert edge.guard.held.now == 0

@@ -167,3 +167,16 @@ def test_binary_tensors_that_do_not_fit_are_refused(
 
 def test_another_model_is_not_there(service: TinyService) -> None:
     assert service.client.post("/v2/models/resnet/infer", json={}).status_code == 404
+
+
+def test_half_of_a_surrogate_pair_in_a_size_is_told_and_not_repeated(service: TinyService) -> None:
+    one = {"name": "title", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": "\ud800"}}
+    answer = infer_binary(service, {"inputs": [one]}, b"")
+    assert answer.status_code == 422
+    assert answer.json() == {"error": "title: found binary_data_size ?, wanted at most the 0 bytes left"}
+
+
+def test_an_id_that_could_not_be_given_back_is_refused(service: TinyService) -> None:
+    answer = infer_binary(service, {"id": "a\udfffb", "inputs": [tensor("title", "train")]}, b"")
+    assert answer.status_code == 422
+    assert answer.json() == {"error": "id: found half of a surrogate pair, wanted Unicode text"}

@@ -1,0 +1,35 @@
+"""The end of a worker: for a moment it answers on, and tells each client to take its next request elsewhere.
+
+uvicorn closes idle connections the moment it is told to stop. A request that is on its way on one of them, or
+that has arrived and is not read yet, would be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from types import FrameType
+
+LINGER_S = 1.0  # a client under load sends its next request within that time, and learns that it was the last
+
+
+class Drain:
+    """`begun` from SIGTERM on; `LINGER_S` later the signal goes to the server that would have had it."""
+
+    def __init__(self) -> None:
+        self.begun = False
+
+    def listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """To be called in the main thread, with the server's own handler in place."""
+        server = signal.getsignal(signal.SIGTERM)
+
+        def begin(number: int, frame: FrameType | None) -> None:
+            if not callable(server):
+                return
+            if self.begun:  # whoever says it twice is in a hurry
+                server(number, frame)
+                return
+            self.begun = True
+            loop.call_soon_threadsafe(loop.call_later, LINGER_S, server, number, None)
+
+        signal.signal(signal.SIGTERM, begin)
