@@ -36,6 +36,7 @@ MINUTES = 30.0
 SEED = 27
 SAMPLE_S = 2.0
 GROWTH = 0.05
+LATE_SHARE = 0.001  # of ids alone that may get 503: a busy machine does not read in time
 PAUSE_S = 0.01  # of a good client, between an answer and its next request
 HOSTILE_PAUSE_S = 0.05
 OUT = Path("out") / "soak.json"
@@ -195,10 +196,12 @@ def told(records: Records, seconds: float) -> dict[str, Any]:
 
 def wrong(figures: dict[str, Any]) -> list[str]:
     """What must not be."""
+    answers = figures["answers"]
+    late = LATE_SHARE * sum(count for name, count in answers.items() if name.startswith("ids "))
     bad = [
         f"{count} x {name}"
-        for name, count in figures["answers"].items()
-        if not name.endswith((" 200", " 422"))
+        for name, count in answers.items()
+        if not name.endswith((" 200", " 422")) and not (name == "ids 503" and count <= late)
     ]
     if figures["growth"] > GROWTH:
         bad.append(f"memory grew by {figures['growth']:.1%}, wanted at most {GROWTH:.0%}")
