@@ -9,6 +9,7 @@ with it (Linux: PR_SET_PDEATHSIG); the next user starts both again.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.util
 import os
@@ -76,14 +77,15 @@ def _start(folder: Path) -> int:
             [sys.executable, "-m", "aisle.development_redis", str(folder)],
             os.environ,
             file_actions=[(os.POSIX_SPAWN_DUP2, log.fileno(), 1), (os.POSIX_SPAWN_DUP2, log.fileno(), 2)],
-            setsid=True,  # Ctrl-C in a terminal is for its users, not for the server
         )
+    with contextlib.suppress(ChildProcessError):  # who ignores SIGCHLD has none to wait for
+        os.waitpid(supervisor, 0)  # it has left a child behind, which nobody finds below us
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline:
         port = _running_port(folder)
         if port is not None:
             return port
-        if _ended(supervisor):
+        if _ended(folder):
             said = (folder / "supervisor.log").read_text(errors="replace").strip().splitlines()
             raise FeatureStoreError(
                 f"development Redis: ended at its start: {said[-1] if said else 'no word'}; its logs are in "
@@ -95,11 +97,10 @@ def _start(folder: Path) -> int:
     )
 
 
-def _ended(child: int) -> bool:
-    try:
-        return os.waitpid(child, os.WNOHANG)[0] != 0
-    except ChildProcessError:  # who ignores SIGCHLD finds no child that has ended
-        return True
+def _ended(folder: Path) -> bool:
+    """Whether no supervisor lives."""
+    with (folder / "supervisor.lock").open("a") as lock:
+        return _locked(lock)
 
 
 def _running_port(folder: Path) -> int | None:
@@ -189,6 +190,17 @@ def _free_port() -> int:
         return port
 
 
+def detach(folder: Path) -> None:
+    """Go on as a child of nobody, with the lock that says that a supervisor lives. Circus ends all that it
+    finds below a worker, and Ctrl-C all of a terminal's: the server is to outlive them by a drain."""
+    lock = os.open(folder / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+
+
 if __name__ == "__main__":
     os.umask(0o077)
+    detach(Path(sys.argv[1]))
     supervise(Path(sys.argv[1]))

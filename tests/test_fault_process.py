@@ -29,7 +29,8 @@ RESTART_S = 60.0  # BentoML looks every ten seconds, and a worker takes its time
 
 @pytest.fixture(scope="module")
 def server(stocked_home: Path) -> Iterator[LiveServer]:
-    server = LiveServer(stocked_home, workers=2)
+    # A busy machine may read the store late, and ids alone get 503: that is another test's matter.
+    server = LiveServer(stocked_home, workers=2, AISLE_FEATURES_DEADLINE_S="5")
     yield server
     server.stop()
 
