@@ -110,7 +110,7 @@ def _decode(header: Header, settings: ImageSettings) -> tuple[np.ndarray, tuple[
         _reduce_in_decoder(picture, settings.size)
         picture.load()
         rgb = _to_rgb(picture, settings.size)
-    box = _content_box(rgb) if settings.trim_white else (0, 0, *rgb.size)
+    box = content_box(rgb) if settings.trim_white else (0, 0, *rgb.size)
     return _fit_into_square(rgb, box, header.orientation, settings.size), (width, height)
 
 
@@ -139,7 +139,7 @@ def _to_rgb(picture: Image.Image, size: int) -> Image.Image:
     return Image.alpha_composite(white, picture).convert("RGB")
 
 
-def _content_box(rgb: Image.Image) -> tuple[int, int, int, int]:
+def content_box(rgb: Image.Image) -> tuple[int, int, int, int]:
     """The box without white borders; the whole picture where all is white."""
     # Means over cells, about 64 on the shorter side: quick, and deaf to a JPEG's noise.
     cell = max(1, min(rgb.size) // 64)

@@ -19,6 +19,7 @@ from training.fit import FitSettings
 from training.image_encoder import BACKBONES, ImageTraining
 from training.judge import answers_of, catalog_of, evaluate_tag
 from training.labels import read_ledger_labels
+from training.report_command import app as pages
 from training.settings import Settings
 from training.shop import Shop, load_encoders
 from training.splits import split_report
@@ -30,6 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(pages)
 out = Console()
 
 CatalogPath = Annotated[

@@ -40,7 +40,7 @@ def reference_columns(
 
     columns: list[Columns] = []
     with progress() as bar, ThreadPoolExecutor(_DECODERS) as pool:
-        task = bar.add_task("describe the reference", total=len(row_N))
+        task = bar.add_task("describe products", total=len(row_N))
         for start in range(0, len(row_N), _AT_ONCE):
             columns += pool.map(measure, [int(row) for row in row_N[start : start + _AT_ONCE]])
             bar.update(task, completed=len(columns))

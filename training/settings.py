@@ -37,6 +37,11 @@ class Settings:
         return self.home / "features"
 
     @property
+    def reports(self) -> Path:
+        """Pages about classifiers and catalogues."""
+        return self.home / "reports"
+
+    @property
     def ledger_url(self) -> str:
         return ledger_url(self.home, self.database_url)
 
