@@ -6,6 +6,8 @@ Shapes: N products, B a batch, D and E embedding widths, C categories.
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +17,8 @@ from sklearn.metrics import f1_score
 from aisle.calibration import pattern_index
 from aisle.fusion import FusionNet, FusionSettings, build_fusion, fusion_logits
 from training.progress import progress
+
+Watch = Callable[[int, float], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +35,13 @@ class FitSettings:
     modality_dropout: float = 0.3
     epochs: int = 120
     patience: int = 15  # epochs without a better validation macro-F1
-    batch_size: int = 256
+    visits: int = 1_500_000  # products seen, the same one each epoch: large catalogues get fewer epochs
+    batch_size: int = 256  # and more where an epoch would have over 200 batches
     learning_rate: float = 2e-3
     warm_learning_rate: float = 5e-4  # of a head that is trained on
     weight_decay: float = 1e-2
     label_smoothing: float = 0.05
+    stack_folds: int = 3  # out-of-fold answers that a stack is fitted on; 0: the validation products
     seed: int = 27
 
 
@@ -60,6 +66,14 @@ class Vectors:
             label_N=self.label_N[index],
         )
 
+    def alone(self, modality: str) -> Vectors:
+        """The products that have `modality`, with nothing else."""
+        column = ("text", "image").index(modality)
+        alone = self.rows(self.present_N2[:, column] > 0)
+        present_N2 = np.zeros_like(alone.present_N2)
+        present_N2[:, column] = 1
+        return replace(alone, present_N2=present_N2)
+
     def without_images(self, mask_N: np.ndarray) -> Vectors:
         """The same products with the images of `mask_N` taken away."""
         present_N2 = self.present_N2.copy()
@@ -74,11 +88,13 @@ def fit_fusion(
     *,
     classes: int,
     start: FusionNet | None = None,
+    watch: Watch | None = None,
 ) -> tuple[FusionNet, list[dict[str, float]]]:
-    """Train a head; return the one of the best validation macro-F1, and the history by epoch. With `start`
-    that head is trained on, at `warm_learning_rate`: it keeps most of its answers.
+    """Train a network by its own loss; return the one of the best validation macro-F1, and the history by
+    epoch. With `start` that network is trained on, at `warm_learning_rate`: it keeps most of its answers.
+    `watch` is told each epoch's number and score, and may stop the run by raising.
 
-    Same seed and same vectors give the same head.
+    Same seed and same vectors give the same network, so a killed run is simply run again.
     """
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -93,20 +109,24 @@ def fit_fusion(
         fusion.standardise(text[present[:, 0] > 0], image[present[:, 1] > 0])
 
     loss_of = torch.nn.CrossEntropyLoss(
-        weight=_class_weights(label, classes), label_smoothing=settings.label_smoothing
+        weight=class_weights(label, classes), label_smoothing=settings.label_smoothing
     )
     rate = settings.learning_rate if start is None else settings.warm_learning_rate
-    optimizer = torch.optim.AdamW(fusion.parameters(), lr=rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
+    optimizer = torch.optim.AdamW(
+        fusion.parameters(), lr=rate, weight_decay=settings.weight_decay, fused=True
+    )
+    epochs = min(settings.epochs, max(8, math.ceil(settings.visits / max(1, len(label)))))
+    batch_size = max(settings.batch_size, len(label) // 200)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     best_score, best_weights, best_epoch = -1.0, fusion.state_dict(), 0
     history = []
     with progress() as bar:
-        task = bar.add_task("fit fusion head", total=settings.epochs)
-        for epoch in range(settings.epochs):
+        task = bar.add_task("fit fusion head", total=epochs)
+        for epoch in range(epochs):
             fusion.train()
             order = torch.randperm(len(label), generator=generator)
             total_loss = 0.0
-            for rows in order.split(settings.batch_size):
+            for rows in order.split(batch_size):
                 kept = _drop_modality(present[rows], settings.modality_dropout, generator)
                 loss = loss_of(fusion(text[rows], image[rows], kept), label[rows])
                 optimizer.zero_grad()
@@ -119,10 +139,12 @@ def fit_fusion(
                 {"epoch": epoch, "train_loss": total_loss / len(label), "validation_macro_f1": score}
             )
             bar.update(task, advance=1, description=f"fit fusion head F1 {score:.3f}")
+            if watch is not None:
+                watch(epoch, score)
             if score > best_score:
                 best_score, best_epoch = score, epoch
                 best_weights = {name: value.clone() for name, value in fusion.state_dict().items()}
-            elif epoch - best_epoch >= settings.patience:
+            if epoch - best_epoch >= settings.patience or best_score == 1.0:
                 break
         bar.update(task, total=len(history), completed=len(history))
     fusion.load_state_dict(best_weights)
@@ -156,7 +178,7 @@ def _macro_f1(fusion: FusionNet, vectors: Vectors) -> float:
     return float(f1_score(vectors.label_N, answer_N, average="macro", zero_division=0))
 
 
-def _class_weights(label_N: torch.Tensor, classes: int) -> torch.Tensor:
+def class_weights(label_N: torch.Tensor, classes: int) -> torch.Tensor:
     """Balanced: rare classes count as much as common ones; 0 for a class without products."""
     count_C = torch.bincount(label_N, minlength=classes).float()
     return torch.where(count_C > 0, len(label_N) / (classes * count_C.clamp_min(1)), 0.0)

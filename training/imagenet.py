@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 import torch
 from torchvision.models import get_model_weights
 
-from aisle.backbone import BACKBONES, build_backbone
+from aisle.backbone import BACKBONES, SMALL, build_backbone
 from aisle.errors import EncoderError
 from aisle.image import ImageEncoder, ImageSettings
 
@@ -29,6 +29,11 @@ def imagenet_weights(backbone: str) -> dict[str, torch.Tensor]:
     """State dict of torchvision's newest weights. Raises EncoderError that says what to set."""
     if backbone not in BACKBONES:
         raise EncoderError(f"image backbone: found {backbone!r}, wanted one of {', '.join(BACKBONES)}")
+    if backbone == SMALL:
+        raise EncoderError(
+            f"image encoder {SMALL}: found no published weights, it is trained on the catalogue: "
+            "--image-weights catalogue"
+        )
     published = get_model_weights(backbone).DEFAULT
     try:
         weights: dict[str, torch.Tensor] = published.get_state_dict(progress=False, check_hash=True)

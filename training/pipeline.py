@@ -23,8 +23,9 @@ from aisle.text import TextSettings
 from training.catalog import Catalog
 from training.embeddings import encode_images, encode_texts
 from training.feature_store import apply_definitions, open_feature_store
-from training.fit import FitSettings, fit_fusion
+from training.fit import FitSettings
 from training.golden import golden_products
+from training.heads import fit_head
 from training.image_encoder import (
     ImageTraining,
     Pictures,
@@ -182,11 +183,12 @@ def fit(
     for name in SPLITS:
         if not (labelled.split_N == name).any():
             raise CatalogError(f"split {name}: found no product, wanted some; the catalogue is too small")
-    fusion, history = fit_fusion(
+    fusion, history = fit_head(
         labelled.train(),
         labelled.split("validation"),
         settings,
         classes=len(taxonomy),
+        group_N=labelled.group_N[labelled.split_N == "train"],
         start=_head_of(start_from, taxonomy, pair, settings) if start_from else None,
     )
     reference = labelled.reference_rows(settings.seed)
