@@ -14,10 +14,10 @@ export TOKENIZERS_PARALLELISM := false
 export AISLE_HOME
 export BENTOML_HOME ?= $(AISLE_HOME)/bentoml
 
-.PHONY: help setup demo loop train serve watch test lint format bench fuzz soak stubs lock clean
+.PHONY: help setup demo loop train serve watch test lint format bench bench-quality fuzz soak stubs lock clean
 
 help: ## list the chores
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: .venv/installed ## build .venv from requirements.lock
 
@@ -65,6 +65,10 @@ fuzz: setup ## after make demo: 10,000 hostile requests on each door
 
 soak: setup ## after make demo: MINUTES=30 of mixed load; memory must stay level
 	AISLE_HOME=$(DEMO_HOME) BENTOML_HOME=$(DEMO_HOME)/bentoml $(RUN) -m benchmarks.soak --minutes $(or $(MINUTES),30)
+
+bench-quality: setup ## every way of fusing on DATA=<folder or file>
+	@test -n "$(DATA)" || { echo 'make bench-quality: no DATA; run make bench-quality DATA=<folder or file>' >&2; exit 2; }
+	$(RUN) -m benchmarks.quality "$(DATA)" $(ARGS)
 
 stubs: setup ## compile service/protos/*.proto
 	$(RUN) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. service/protos/*.proto

@@ -16,12 +16,12 @@ SMALL = "small_cnn"
 _SMALL_WIDTHS = (32, 64, 128, 256)
 # Name in torchvision, and width of the pooled features.
 BACKBONES = {
-    SMALL: _SMALL_WIDTHS[-1],
     "mobilenet_v3_small": 576,
     "efficientnet_b0": 1280,
     "resnet50": 2048,
     "convnext_tiny": 768,
     "efficientnet_v2_s": 1280,
+    SMALL: _SMALL_WIDTHS[-1],
 }
 
 

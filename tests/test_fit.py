@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from training.fit import FitSettings, Vectors, fit_fusion, present_logits
@@ -47,3 +48,31 @@ def test_a_class_that_training_has_not_is_allowed() -> None:
     train, held_out = two_halves_of_a_label(200, 0), two_halves_of_a_label(100, 1)
     fusion, _ = fit_fusion(train, held_out, QUICK, classes=5)
     assert present_logits(fusion, held_out).shape == (100, 5)
+
+
+def test_a_large_catalogue_gets_fewer_epochs() -> None:
+    train, held_out = two_halves_of_a_label(200, 0), two_halves_of_a_label(100, 1)
+    settings = FitSettings(**{**QUICK.__dict__, "visits": 2_000})
+    _, history = fit_fusion(train, held_out, settings, classes=4)
+    assert len(history) == 10
+
+
+def test_one_modality_alone_is_what_is_left() -> None:
+    vectors = two_halves_of_a_label(6, 0).without_images(np.array([True, False] * 3))
+    alone = vectors.alone("image")
+    assert alone.present_N2.tolist() == [[0, 1]] * 3
+    assert alone.label_N.tolist() == vectors.label_N[1::2].tolist()
+
+
+def test_a_run_can_be_watched_and_stopped() -> None:
+    train, held_out = two_halves_of_a_label(200, 0), two_halves_of_a_label(100, 1)
+    seen: list[int] = []
+
+    def watch(epoch: int, score: float) -> None:
+        seen.append(epoch)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_fusion(train, held_out, QUICK, classes=4, watch=watch)
+    assert seen == [0, 1, 2]

@@ -130,6 +130,13 @@ def test_imagenet_without_network_says_what_to_set(tmp_path: Path, monkeypatch: 
         imagenet_encoder("mobilenet_v3_small")
 
 
+def test_our_own_backbone_has_no_imagenet_weights() -> None:
+    with pytest.raises(
+        EncoderError, match="small_cnn: found no published weights.*--image-weights catalogue"
+    ):
+        imagenet_encoder("small_cnn")
+
+
 def test_imagenet_weights_are_taken_from_torchvisions_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

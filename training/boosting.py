@@ -6,7 +6,6 @@ Shapes: N products, C categories, F = 2 C log-probabilities.
 
 from __future__ import annotations
 
-import lightgbm
 import numpy as np
 
 from training.combiners import Said
@@ -19,6 +18,8 @@ class Boosting:
     """LightGBM, fitted on what models say of products that they were not trained on."""
 
     def __init__(self, said: Said, *, classes: int, seed: int) -> None:
+        import lightgbm  # here, because it takes half a second that other commands need not wait
+
         settings = {
             "objective": "multiclass",
             "num_class": classes,

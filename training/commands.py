@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aisle.fusion import VARIANTS
-from training import pipeline
+from training import compare_command, pipeline
 from training.catalog import ColumnMap, read_catalog
 from training.demo import write_demo_catalog
 from training.fit import FitSettings
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(pages)
 out = Console()
+compare_command.register(app)
 
 CatalogPath = Annotated[
     Path, typer.Argument(help="A Rakuten folder, a SIGIR 2020 folder, a CSV or Parquet file, or its folder.")
@@ -160,6 +161,9 @@ def fit(
         str, typer.Option(help="Train the head of this classifier on; default: a new one.")
     ] = "",
     report: Annotated[Path | None, typer.Option(help="Write the tag and what was used, as JSON.")] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="What `search` wrote; instead of --variant and --seed.")
+    ] = None,
 ) -> None:
     """Train the fusion head on stored vectors, calibrate, evaluate and register it; prints its tag."""
     shop = Shop.open(Settings.from_environment())
@@ -170,7 +174,7 @@ def fit(
         shop,
         read,
         pair,
-        FitSettings(variant=variant, seed=seed),
+        compare_command.read_fit_settings(settings) if settings else FitSettings(variant=variant, seed=seed),
         target_error=target_error,
         min_class=min_class,
         labels=labels,

@@ -36,13 +36,13 @@ class Pooled:
     label_N: np.ndarray
     group_N: np.ndarray
 
-    def loss_N(self) -> np.ndarray:
+    def losses(self) -> np.ndarray:
         """Log-loss of each product."""
         own = self.probabilities_NC[np.arange(len(self.label_N)), self.label_N]
         loss: np.ndarray = -np.log(own.clip(min=1e-12))
         return loss
 
-    def answer_N(self) -> np.ndarray:
+    def answers(self) -> np.ndarray:
         answer: np.ndarray = self.probabilities_NC.argmax(axis=1)
         return answer
 
@@ -144,14 +144,14 @@ def figures(comparison: Comparison, *, seed: int) -> dict[str, dict[str, Any]]:
         rows[name] = {
             "level": LEVELS[name],
             "servable": name in SERVABLE,
-            "validation_log_loss": float(validation.loss_N().mean()),
-            "validation_macro_f1": macro_f1(validation.label_N, validation.answer_N()),
+            "validation_log_loss": float(validation.losses().mean()),
+            "validation_macro_f1": macro_f1(validation.label_N, validation.answers()),
             "test": scores_with_intervals(test, seed=seed),
             "fold_macro_f1": [
                 macro_f1(comparison.label_N[fold.test], outcome.test_NC.argmax(axis=1))
                 for fold, outcome in zip(comparison.folds, outcomes, strict=True)
             ],
-            "ece": expected_calibration_error(confidence_N, test.answer_N() == test.label_N),
+            "ece": expected_calibration_error(confidence_N, test.answers() == test.label_N),
             "fit_s": float(np.mean([outcome.fit_s for outcome in outcomes])),
             "size_bytes": int(np.mean([outcome.size_bytes for outcome in outcomes])),
             "latency_ms": 1_000 * float(np.median([outcome.latency_s for outcome in outcomes])),
@@ -166,8 +166,8 @@ def macro_f1(label_N: np.ndarray, answer_N: np.ndarray) -> float:
 def scores_with_intervals(pooled: Pooled, *, seed: int) -> dict[str, dict[str, float]]:
     """{score: {value, low, high}} by the percentile bootstrap over groups (Efron, 1979)."""
     classes = pooled.probabilities_NC.shape[1]
-    cell_N = pooled.label_N * classes + pooled.answer_N()
-    loss_N = pooled.loss_N()
+    cell_N = pooled.label_N * classes + pooled.answers()
+    loss_N = pooled.losses()
 
     def scores(weight_N: np.ndarray) -> tuple[float, float, float]:
         counts_CC = np.bincount(cell_N, weight_N, classes**2).reshape(classes, classes)
@@ -219,9 +219,9 @@ def choose(
     difference holds 0), the one of these with the best validation macro-F1. No test figure is looked at."""
     ranked = [name for name in rows if name in among]
     best, tied = ranked[0], [ranked[0]]
-    loss_N, group_N = comparison.validation(best).loss_N(), comparison.validation(best).group_N
+    loss_N, group_N = comparison.validation(best).losses(), comparison.validation(best).group_N
     for name in ranked[1:]:
-        worse_N = comparison.validation(name).loss_N() - loss_N
+        worse_N = comparison.validation(name).losses() - loss_N
         weights = resamples(group_N, seed=seed)
         mean_R = [float((worse_N * weight_N).sum() / weight_N.sum()) for weight_N in weights]
         if np.quantile(mean_R, (1 - LEVEL) / 2) <= 0:

@@ -134,7 +134,7 @@ def fit_fusion(
                 optimizer.step()
                 total_loss += loss.item() * len(rows)
             schedule.step()
-            score = _macro_f1(fusion, validation)
+            score = validation_macro_f1(fusion, validation)
             history.append(
                 {"epoch": epoch, "train_loss": total_loss / len(label), "validation_macro_f1": score}
             )
@@ -172,7 +172,8 @@ def present_logits(fusion: FusionNet, vectors: Vectors) -> np.ndarray:
     return chosen
 
 
-def _macro_f1(fusion: FusionNet, vectors: Vectors) -> float:
+def validation_macro_f1(fusion: FusionNet, vectors: Vectors) -> float:
+    """Macro-F1 of products with the modalities that they have."""
     fusion.eval()
     answer_N = present_logits(fusion, vectors).argmax(axis=1)
     return float(f1_score(vectors.label_N, answer_N, average="macro", zero_division=0))
