@@ -40,7 +40,7 @@ def main(
     products: Annotated[int, typer.Option(help="Stored products.")] = 100_000,
     variant: Annotated[str, typer.Option(help="Fusion variant.")] = "gated",
 ) -> None:
-    home = TARGET.parent / "fit_speed"
+    home = TARGET.parent.absolute() / "fit_speed"
     shutil.rmtree(home, ignore_errors=True)
     environment = Settings(home=home, redis_url="redis://127.0.0.1:1")  # nothing is published
     rng = np.random.default_rng(27)

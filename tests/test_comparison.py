@@ -26,7 +26,7 @@ from training.contenders import LEVELS, Contest, Examples, Outcome
 from training.fit import FitSettings, Vectors
 from training.folds import Fold, stratified_folds
 
-QUICK = FitSettings(hidden_dim=32, epochs=8, stack_folds=0)
+QUICK = FitSettings(hidden_dim=32, epochs=15, batch_size=16, stack_folds=0)
 
 
 def examples_of(vectors: Vectors) -> Examples:

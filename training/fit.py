@@ -35,7 +35,7 @@ class FitSettings:
     modality_dropout: float = 0.3
     epochs: int = 120
     patience: int = 15  # epochs without a better validation macro-F1
-    visits: int = 1_500_000  # products seen, the same one each epoch: large catalogues get fewer epochs
+    visits: int = 600_000  # products seen, the same one each epoch: large catalogues get fewer epochs
     batch_size: int = 256  # and more where an epoch would have over 200 batches
     learning_rate: float = 2e-3
     warm_learning_rate: float = 5e-4  # of a head that is trained on
