@@ -67,7 +67,7 @@ def main(
         out.print(comparison_table(rows, title=f"{target}: {len(shelf.label_N):,} products, {folds} folds"))
         out.print(f"{target}: {targets[target]['chosen']}, because of the {targets[target]['why']}")
         draw_comparison(rows, OUT / f"quality_{target}.png", title=f"{data.name}, {target}")
-    report = {
+    report: dict[str, Any] = {
         "products": len(shelf.label_N),
         "categories": len(shelf.taxonomy),
         "folds": folds,

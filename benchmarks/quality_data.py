@@ -43,7 +43,7 @@ class Shelf:
     @classmethod
     def of(cls, catalog: Catalog, min_class: int) -> Shelf:
         counts = catalog.products.category.value_counts()
-        codes = sorted(code for code, count in counts.items() if code and count >= min_class)
+        codes = sorted(str(code) for code, count in counts.items() if code and count >= min_class)
         position_N = np.flatnonzero(catalog.products.category.isin(codes).to_numpy())
         products = catalog.products.iloc[position_N]
         taxonomy = Taxonomy.from_codes(codes, catalog.names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -84,10 +83,10 @@ def test_a_comparison_goes_on_where_it_was(compared: tuple[Comparison, Path]) ->
     comparison, work = compared
     examples = examples_of(two_halves_of_a_label(240, 0))
     (work / "fold-1-mean.safetensors").unlink()
-    before = {path.name: os.stat(path).st_mtime_ns for path in work.iterdir()}
+    before = {path.name: path.stat().st_mtime_ns for path in work.iterdir()}
     by_fold = {fold.name: examples for fold in comparison.folds}
     again = compare(by_fold, comparison.folds, QUICK, classes=4, work=work)
-    after = {path.name: os.stat(path).st_mtime_ns for path in work.iterdir()}
+    after = {path.name: path.stat().st_mtime_ns for path in work.iterdir()}
     assert {name for name in after if after[name] != before.get(name)} == {"fold-1-mean.safetensors"}
     np.testing.assert_array_equal(
         again.test("mean").probabilities_NC, comparison.test("mean").probabilities_NC

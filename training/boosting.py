@@ -42,7 +42,7 @@ class Boosting:
         """Log-probabilities [N, C]."""
         if not len(said):
             return np.zeros((0, said.log_text_NC.shape[1]))
-        probabilities_NC: np.ndarray = self._trees.predict(said.features())
+        probabilities_NC = np.asarray(self._trees.predict(said.features()))
         logits: np.ndarray = np.log(probabilities_NC.clip(min=_FLOOR))
         return logits
 

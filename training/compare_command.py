@@ -167,7 +167,7 @@ def _texts(catalog: Catalog, labelled: Labelled, pair: Encoders) -> np.ndarray:
 
 def _folds(labelled: Labelled, examples: Examples, folds: int, seed: int) -> list[Fold]:
     """Products whose pictures trained the image encoder are in no part that is scored: it knows them."""
-    known_N = examples.vectors.present_N2.any(axis=1)
+    known_N = np.asarray(examples.vectors.present_N2.any(axis=1))
     scored_N = known_N & ~labelled.own_N
     if folds < 2:
         rows = {name: np.flatnonzero(labelled.split_N == name) for name in ("train", "validation", "test")}

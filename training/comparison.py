@@ -137,7 +137,7 @@ def figures(comparison: Comparison, *, seed: int) -> dict[str, dict[str, Any]]:
     """Figures by contender, best validation log-loss first. Those of the test products have bootstrap
     intervals (groups are drawn, not products); F1 is of all folds' products together, and `fold_macro_f1`
     of each."""
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name, outcomes in comparison.outcomes.items():
         test, validation = comparison.test(name), comparison.validation(name)
         confidence_N = test.probabilities_NC.max(axis=1)

@@ -127,9 +127,8 @@ class Contest:
                 LinearSvm(*self._texts(self._train), classes=self._classes, seed=self._seed)
             )
         if name == "gru":
-            settings = GruSettings(seed=self._seed)
-            train, validation = self._texts(self._train), self._texts(self._validation)
-            return self._of_texts(fit_gru(train, validation, settings, classes=self._classes))
+            texts = self._texts(self._train), self._texts(self._validation)
+            return self._of_texts(fit_gru(*texts, GruSettings(seed=self._seed), classes=self._classes))
         if name in ALONE:
             return _of_network(self._alone(name))
         if name in FEATURE:

@@ -137,6 +137,6 @@ def _move(modality: str, source: FusionNet, head: torch.nn.Module, target: Fusio
 
 def both_say(late: FusionNet, vectors: Vectors) -> Said:
     """What each part of a late head says of the products that have both modalities."""
-    both = vectors.rows(vectors.present_N2.all(axis=1))
+    both = vectors.rows(np.flatnonzero(vectors.present_N2.all(axis=1)))
     said = [log_softmax(present_logits(late, both.alone(modality)), axis=1) for modality in ALONE]
     return Said(log_text_NC=said[0], log_image_NC=said[1], label_N=both.label_N)
