@@ -6,7 +6,7 @@
 | head.safetensors        | weights of the fusion network                                      |
 | reference.safetensors   | the drift reference: embeddings and probabilities of held-out products |
 | metrics.json, card.json | figures on the test split; data fingerprint, git revision, settings  |
-| golden.*                | held-out products and their answers (aisle/golden.py); not in format 1 |
+| golden.*                | held-out products and their answers (aisle/golden.py); not in every bundle |
 | manifest.json           | sha256 of all of these, written last                               |
 """
 
@@ -32,7 +32,9 @@ from aisle.manifest import verify_manifest, write_manifest
 from aisle.taxonomy import Taxonomy
 
 FORMAT = 2
-WITHOUT_GOLDEN = 1  # the format of bundles that carry no golden products
+FORMAT = 3
+# Formats of old: 1 carries no golden products, 2 does; both know neither vector scaling nor prediction sets.
+WITHOUT_GOLDEN, WITH_GOLDEN = 1, 2
 PARTS = ("bundle.json", "head.safetensors", "reference.safetensors", "metrics.json", "card.json")
 
 
@@ -75,12 +77,20 @@ class Bundle:
         if self.golden is not None:
             width = self.golden.probabilities_NC.shape[1]
             _agree("golden probabilities", width, "the fusion network's outputs", settings.classes)
+        for name, pattern in self.calibration.patterns.items():
+            if pattern.vector is not None:
+                for part, values in (("scales", pattern.vector.scale), ("biases", pattern.vector.bias)):
+                    _agree(f"{name} vector scaling's {part}", len(values), "the taxonomy", len(self.taxonomy))
+            if pattern.sets is not None:
+                found = len(pattern.sets.quantile)
+                _agree(f"{name} prediction sets' quantiles", found, "the taxonomy", len(self.taxonomy))
 
     def save(self, folder: Path) -> None:
         """Write all parts into `folder`, the manifest last."""
         folder.mkdir(parents=True, exist_ok=True)
         facts = {
-            "format": WITHOUT_GOLDEN if self.golden is None else FORMAT,
+            "format": FORMAT,
+            "golden": self.golden is not None,
             "fusion": self.fusion.settings.to_json(),
             "taxonomy": self.taxonomy.to_json(),
             "calibration": self.calibration.to_json(),
@@ -106,11 +116,13 @@ class Bundle:
         _check_parts(folder, PARTS)
         facts = json.loads((folder / "bundle.json").read_text())
         found = facts.get("format")
-        if found not in (WITHOUT_GOLDEN, FORMAT):
+        if found not in (WITHOUT_GOLDEN, WITH_GOLDEN, FORMAT):
             raise BundleError(
-                f"{folder.name}: found bundle format {found}, wanted {FORMAT} (or {WITHOUT_GOLDEN}, of old)"
+                f"{folder.name}: found bundle format {found}, wanted {FORMAT} "
+                f"(or {WITHOUT_GOLDEN} or {WITH_GOLDEN}, of old)"
             )
-        if found == FORMAT:
+        has_golden = found == WITH_GOLDEN or (found == FORMAT and facts["golden"])
+        if has_golden:
             _check_parts(folder, GOLDEN_PARTS)
         return cls(
             fusion=_load_fusion(folder, FusionSettings(**facts["fusion"])),
@@ -121,7 +133,7 @@ class Bundle:
             reference=load_arrays(folder / "reference.safetensors"),
             metrics=json.loads((folder / "metrics.json").read_text()),
             card=json.loads((folder / "card.json").read_text()),
-            golden=Golden.load(folder) if found == FORMAT else None,
+            golden=Golden.load(folder) if has_golden else None,
         )
 
 

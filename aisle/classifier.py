@@ -13,11 +13,12 @@ import numpy as np
 
 from aisle.bundle import Bundle
 from aisle.calibration import PATTERNS, pattern_index
+from aisle.decisions import Decider, Decisions
 from aisle.errors import BundleError, ProductError
 from aisle.fusion import fusion_logits
 from aisle.image import ImageEncoder, ImageSettings, decode_with_size, image_hash
 from aisle.packed import pack
-from aisle.prediction import Candidate, Prediction, Source
+from aisle.prediction import Candidate, Prediction, PredictionSet, Source
 from aisle.product import Product
 from aisle.taxonomy import Taxonomy
 from aisle.text import TextEncoder, TextSettings, clean_text, text_hash
@@ -139,9 +140,7 @@ class Classifier:
         self.version = version
         self.fusion = bundle.fusion.to(device).eval()
         self.device = device
-        patterns = [bundle.calibration.patterns[name] for name in PATTERNS]
-        self._temperature_P = np.array([p.temperature for p in patterns], dtype=np.float32)
-        self._threshold_P = np.array([p.threshold for p in patterns], dtype=np.float32)
+        self._decider = Decider(bundle.calibration, len(bundle.taxonomy))
 
     def pack(self) -> Classifier:
         """Make this classifier quicker on a CPU, in place (aisle/packed.py), and return it. Vectors move by
@@ -193,15 +192,13 @@ class Classifier:
         self, embedded: Embedded, top_k: int | Sequence[int] = DEFAULT_TOP_K
     ) -> list[Prediction | ProductError]:
         """Calibrated answers, item by item: what is wrong with one is a value in its own place."""
-        present_B2 = embedded.presence()
-        pattern_B = pattern_index(present_B2)
-        probabilities_PBC = self.probabilities(embedded)
-        rows = len(pattern_B)
-        top_ks = [top_k] * rows if isinstance(top_k, int) else top_k
-        return [
-            self._answer(embedded, probabilities_PBC[:, row], int(pattern_B[row]), row, top_ks[row])
-            for row in range(rows)
-        ]
+        decisions = self.judge(embedded)
+        top_ks = [top_k] * len(decisions) if isinstance(top_k, int) else top_k
+        return [self._answer(embedded, decisions, row, top_ks[row]) for row in range(len(decisions))]
+
+    def judge(self, embedded: Embedded) -> Decisions:
+        """What `decide` makes its answers of: the same decisions, as arrays."""
+        return self._decider.decide(self.probabilities(embedded), pattern_index(embedded.presence()))
 
     def predict(
         self, items: Sequence[Item], stored: Sequence[Stored] | None = None
@@ -215,23 +212,23 @@ class Classifier:
         Row [0, b] is meant only where both are there, [1, b] where text is, [2, b] where the image is.
         """
         logits_PBC = fusion_logits(self.fusion, embedded.text_BD, embedded.image_BE, device=self.device)
-        scaled_PBC = logits_PBC / self._temperature_P[:, None, None]
+        patterns = (self.bundle.calibration.patterns[name] for name in PATTERNS)
+        scaled_PBC = np.stack([p.scale(logits_BC) for p, logits_BC in zip(patterns, logits_PBC, strict=True)])
         exp_PBC = np.exp(scaled_PBC - scaled_PBC.max(axis=2, keepdims=True))
         probabilities: np.ndarray = exp_PBC / exp_PBC.sum(axis=2, keepdims=True)
         return probabilities
 
     def _answer(
-        self, embedded: Embedded, probabilities_PC: np.ndarray, pattern: int, row: int, top_k: int
+        self, embedded: Embedded, decisions: Decisions, row: int, top_k: int
     ) -> Prediction | ProductError:
-        if pattern < 0:
+        if decisions.pattern_B[row] < 0:
             return ProductError(
                 "nothing_known",
                 field="product_id",
                 found="no text and no image, given or stored",
                 wanted="a title, a description, an image, or an id that the feature store knows",
             )
-        chosen_C = probabilities_PC[pattern]
-        if not np.isfinite(chosen_C).all():
+        if not decisions.finite_B[row]:
             return ProductError(
                 "vector_not_finite",
                 field="product",
@@ -239,20 +236,34 @@ class Classifier:
                 wanted="finite numbers; encode and publish this product again",
             )
         categories = self.taxonomy.categories
-        # A stable sort, so that ties fall the same way whatever the batch.
-        best = np.argsort(-chosen_C, kind="stable")[: max(1, top_k)]
-        top = tuple(Candidate(category=categories[i], probability=float(chosen_C[i])) for i in best)
+        best = decisions.order_BC[row].tolist()
+        likeliest = decisions.probability_BC[row, : max(1, top_k)].tolist()
+        top = tuple(
+            Candidate(category=categories[i], probability=p) for i, p in zip(best, likeliest, strict=False)
+        )
         return Prediction(
             category=top[0].category,
             confidence=top[0].probability,
-            accepted=bool(chosen_C[best[0]] >= self._threshold_P[pattern]),
+            accepted=bool(decisions.accepted_B[row]),
             top=top,
-            text_only=self._alone(probabilities_PC[1]) if pattern in (0, 1) else None,
-            image_only=self._alone(probabilities_PC[2]) if pattern in (0, 2) else None,
+            text_only=self._alone(decisions, row, 0),
+            image_only=self._alone(decisions, row, 1),
             text_source=embedded.text_source[row],
             image_source=embedded.image_source[row],
+            prediction_set=self._set(decisions, row),
         )
 
-    def _alone(self, probabilities_C: np.ndarray) -> Candidate:
-        best = int(probabilities_C.argmax())
-        return Candidate(category=self.taxonomy[best], probability=float(probabilities_C[best]))
+    def _alone(self, decisions: Decisions, row: int, modality: int) -> Candidate | None:
+        if decisions.pattern_B[row] not in (0, 1 + modality):
+            return None
+        return Candidate(
+            category=self.taxonomy[int(decisions.alone_2B[modality, row])],
+            probability=float(decisions.alone_probability_2B[modality, row]),
+        )
+
+    def _set(self, decisions: Decisions, row: int) -> PredictionSet | None:
+        coverage = float(decisions.coverage_B[row])
+        if not coverage:
+            return None
+        chosen = decisions.order_BC[row, decisions.inside_BC[row]].tolist()
+        return PredictionSet(codes=tuple(self.taxonomy[i].code for i in chosen), coverage=coverage)

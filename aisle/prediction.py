@@ -33,12 +33,22 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PredictionSet:
+    """Category codes, likeliest first, that hold the true one with probability `coverage`, whatever the
+    product's category (aisle/prediction_sets.py)."""
+
+    codes: tuple[str, ...]
+    coverage: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
     """The answer for one product.
 
     `confidence` is the calibrated probability of `category`; `accepted` is True when it passes the
     threshold chosen on held-out data for the target error. `top` is sorted, best first. `text_only`
-    and `image_only` are what each modality says alone (None where it is absent).
+    and `image_only` are what each modality says alone (None where it is absent). `prediction_set` is None
+    where the bundle promises none.
     """
 
     category: Category
@@ -49,3 +59,4 @@ class Prediction:
     image_only: Candidate | None
     text_source: Source
     image_source: Source
+    prediction_set: PredictionSet | None = None

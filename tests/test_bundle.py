@@ -10,13 +10,17 @@ from aisle.calibration import PATTERNS, Calibration, PatternCalibration
 from aisle.errors import BundleError
 from aisle.fusion import FusionSettings, build_fusion
 from aisle.manifest import MANIFEST, write_manifest
+from aisle.prediction_sets import SetRule
 from aisle.taxonomy import Taxonomy
+from aisle.vector_scaling import VectorScaling
 
 
-def small_bundle(*, text_width: int = 6) -> Bundle:
+def small_bundle(
+    *, text_width: int = 6, vector: VectorScaling | None = None, sets: SetRule | None = None
+) -> Bundle:
     torch.manual_seed(0)
     settings = FusionSettings(variant="gated", text_dim=6, image_dim=4, hidden_dim=8, classes=3)
-    pattern = PatternCalibration(temperature=1.5, threshold=0.8)
+    pattern = PatternCalibration(temperature=1.5, threshold=0.8, vector=vector, sets=sets)
     return Bundle(
         fusion=build_fusion(settings),
         taxonomy=Taxonomy.from_codes(["10", "40", "50"], {"10": "adult books"}),
@@ -97,5 +101,33 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "bundle.json").read_text()) | {"format": 99}
     (tmp_path / "bundle.json").write_text(json.dumps(facts))
     write_manifest(tmp_path)
-    with pytest.raises(BundleError, match=r"found bundle format 99, wanted 2 \(or 1, of old\)"):
+    with pytest.raises(BundleError, match=r"found bundle format 99, wanted 3 \(or 1 or 2, of old\)"):
         Bundle.load(tmp_path)
+
+
+def test_vector_scaling_and_sets_come_back_as_they_were(tmp_path: Path) -> None:
+    bundle = small_bundle(
+        vector=VectorScaling(scale=(1.0, 0.1, 2.0), bias=(0.0, 0.3, -1.5)),
+        sets=SetRule(coverage=0.95, penalty=0.01, free_ranks=1, quantile=(0.5, 1.0, 1.01)),
+    )
+    bundle.save(tmp_path)
+    assert Bundle.load(tmp_path).calibration == bundle.calibration
+
+
+def test_a_bundle_of_format_1_is_read(tmp_path: Path) -> None:
+    """As the first release wrote it: no vector scaling, no sets."""
+    small_bundle().save(tmp_path)
+    facts = json.loads((tmp_path / "bundle.json").read_text()) | {"format": 1}
+    assert set(facts["calibration"]["patterns"]["both"]) == {"temperature", "threshold"}
+    (tmp_path / "bundle.json").write_text(json.dumps(facts))
+    write_manifest(tmp_path)
+    pattern = Bundle.load(tmp_path).calibration.patterns["both"]
+    assert (pattern.vector, pattern.sets) == (None, None)
+
+
+def test_scales_and_quantiles_must_be_of_the_taxonomy() -> None:
+    with pytest.raises(BundleError, match="both vector scaling's scales: found 2, but the taxonomy has 3"):
+        small_bundle(vector=VectorScaling(scale=(1.0, 1.0), bias=(0.0, 0.0, 0.0)))
+    sets = SetRule(coverage=0.95, penalty=0.01, free_ranks=1, quantile=(1.0,) * 4)
+    with pytest.raises(BundleError, match="both prediction sets' quantiles: found 4, but the taxonomy has 3"):
+        small_bundle(sets=sets)

@@ -14,7 +14,9 @@ from aisle.errors import BundleError
 from aisle.fusion import FusionSettings, build_fusion
 from aisle.image import ImageEncoder
 from aisle.prediction import Source
+from aisle.prediction_sets import SetRule
 from aisle.text import TextEncoder, text_hash
+from aisle.vector_scaling import VectorScaling
 
 
 def jpeg(colour: tuple[int, int, int]) -> bytes:
@@ -29,12 +31,17 @@ MakeClassifier = Callable[..., Classifier]
 
 @pytest.fixture(scope="module")
 def make_classifier(tiny_text_encoder: TextEncoder, tiny_image_encoder: ImageEncoder) -> MakeClassifier:
-    def make(threshold: float = 0.0, text_revision: str | None = None) -> Classifier:
+    def make(
+        threshold: float = 0.0,
+        text_revision: str | None = None,
+        vector: VectorScaling | None = None,
+        sets: SetRule | None = None,
+    ) -> Classifier:
         torch.manual_seed(3)
         settings = FusionSettings(
             text_dim=tiny_text_encoder.dim, image_dim=tiny_image_encoder.dim, hidden_dim=16, classes=7
         )
-        pattern = PatternCalibration(temperature=0.5, threshold=threshold)
+        pattern = PatternCalibration(temperature=0.5, threshold=threshold, vector=vector, sets=sets)
         bundle = Bundle(
             fusion=build_fusion(settings),
             taxonomy=Taxonomy.from_codes([f"c{i}" for i in range(7)]),
@@ -165,3 +172,40 @@ def test_an_empty_batch_has_no_answers(make_classifier: MakeClassifier) -> None:
 def test_an_encoder_of_another_revision_is_refused(make_classifier: MakeClassifier) -> None:
     with pytest.raises(BundleError, match="text encoder: found revision .* trained with 00000000"):
         make_classifier(text_revision="00000000")
+
+
+def test_a_bias_makes_its_category_likelier(make_classifier: MakeClassifier) -> None:
+    """A bias of log 4 multiplies a category's odds by 4."""
+    plain, biased = (
+        make_classifier(vector=vector)
+        for vector in (None, VectorScaling(scale=(1.0,) * 7, bias=(0.0,) * 6 + (float(np.log(4)),)))
+    )
+    embedded = plain.embed([plain.prepare(PRODUCTS[0])])
+    before, after = (c.probabilities(embedded)[0, 0, 6] for c in (plain, biased))
+    assert after / (1 - after) == pytest.approx(4 * before / (1 - before), rel=1e-4)
+
+
+def test_without_set_rules_there_is_no_prediction_set(make_classifier: MakeClassifier) -> None:
+    classifier = make_classifier()
+    [answer] = only_predictions(classifier.predict([classifier.prepare(PRODUCTS[0])]))
+    assert answer.prediction_set is None
+
+
+def test_a_set_holds_who_is_below_the_quantile_likeliest_first(make_classifier: MakeClassifier) -> None:
+    """Cumulated probabilities up to 0.6, in order: whatever they are, the set is their beginning."""
+    rule = SetRule(coverage=0.9, penalty=0.0, free_ranks=7, quantile=(0.6,) * 7)
+    classifier = make_classifier(sets=rule)
+    [answer] = only_predictions(classifier.predict([classifier.prepare(PRODUCTS[0], top_k=7)]))
+    assert answer.prediction_set is not None
+    within = int((np.cumsum([c.probability for c in answer.top]) <= 0.6).sum())
+    assert answer.prediction_set.codes == tuple(c.category.code for c in answer.top[:within])
+    assert answer.prediction_set.coverage == 0.9
+    assert within > 1
+
+
+def test_a_set_is_never_empty(make_classifier: MakeClassifier) -> None:
+    rule = SetRule(coverage=0.9, penalty=0.0, free_ranks=7, quantile=(0.0,) * 7)
+    classifier = make_classifier(sets=rule)
+    [answer] = only_predictions(classifier.predict([classifier.prepare(PRODUCTS[0])]))
+    assert answer.prediction_set is not None
+    assert answer.prediction_set.codes == (answer.category.code,)

@@ -24,6 +24,7 @@ from training.settings import Settings
 from training.shop import Shop, load_encoders
 from training.splits import split_report
 from training.text_encoder import MINILM
+from training.trust_commands import app as trust_commands
 
 app = typer.Typer(
     help="Read a catalogue, make embeddings, fill the feature store, train and register a classifier.",
@@ -32,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(pages)
+app.add_typer(trust_commands)
 out = Console()
 compare_command.register(app)
 

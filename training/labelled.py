@@ -49,7 +49,8 @@ class Labelled:
         return self.vectors.without_images(self.own_N).rows(self.split_N == "train")
 
     def calibrate(self, fusion: FusionNet, *, target_error: float) -> Calibration:
-        """Calibrate a head on the validation split (temperatures) and the calibration split (thresholds)."""
+        """Calibrate a head on the validation split (scalings) and the calibration split (thresholds
+        and prediction sets)."""
         return calibrate_fusion(
             fusion,
             validation=self.split("validation"),
@@ -57,6 +58,7 @@ class Labelled:
             group_N=self.group_N[self.split_N == "calibration"],
             target_error=target_error,
             delta=DELTA,
+            validation_group_N=self.group_N[self.split_N == "validation"],
         )
 
     def reference_rows(self, seed: int) -> np.ndarray:

@@ -37,9 +37,10 @@ def calibrate_fusion(
     group_N: np.ndarray,
     target_error: float,
     delta: float,
+    validation_group_N: np.ndarray | None = None,
 ) -> Calibration:
-    """Temperatures from the products of early stopping, thresholds from `held_out`; products are variants
-    of one another where `group_N` (of `held_out`) is equal."""
+    """Scalings from the products of early stopping, thresholds and prediction sets from `held_out`; products
+    are variants of one another where `group_N` (of `held_out`) or `validation_group_N` is equal."""
     tuned_on, tested_on = (
         Answers(
             logits_PNC=fusion_logits(fusion, vectors.text_ND, vectors.image_NE),
@@ -48,7 +49,14 @@ def calibrate_fusion(
         )
         for vectors in (validation, held_out)
     )
-    return calibrate(tuned_on, tested_on, group_N, target_error=target_error, delta=delta)
+    return calibrate(
+        tuned_on,
+        tested_on,
+        group_N,
+        target_error=target_error,
+        delta=delta,
+        tuned_group_N=validation_group_N,
+    )
 
 
 def make_bundle(

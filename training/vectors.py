@@ -60,13 +60,13 @@ def read_vectors(
     vectors_ND = np.zeros((len(labels), spec.dim), dtype=np.float32)
     for shard in np.unique(shards[found]):
         places = np.flatnonzero(shards == shard)
-        vectors_ND[places] = _shard_vectors(spec, features, int(shard))[rows[places]]
+        vectors_ND[places] = shard_vectors(spec, features, int(shard))[rows[places]]
     hash_N = joined["source_hash"].to_numpy(dtype=object, copy=True)
     hash_N[~found] = None
     return vectors_ND, hash_N
 
 
-def _shard_vectors(spec: ViewSpec, features: Path, shard: int) -> np.ndarray:
+def shard_vectors(spec: ViewSpec, features: Path, shard: int) -> np.ndarray:
     """Float32 [rows, D] of one shard, without a copy by Python."""
     path = shard_path(spec.folder(features), shard)
     column = pq.read_table(path, columns=["embedding"])["embedding"].combine_chunks()

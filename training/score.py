@@ -1,0 +1,226 @@
+"""The whole catalogue classified again from its stored vectors: Parquet to Parquet, in parts.
+
+Vectors of one product lie in two sets of shards in two orders. The pictures' order is kept; text vectors are
+first laid out in it, in one file on disk that is mapped into memory, so that memory holds a part, however
+large the catalogue. A part that is there is finished (written elsewhere, then renamed): a rerun goes on
+after the last one.
+
+Shapes: N products, B of them a part, D and E embedding widths, C categories, K the likeliest categories.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aisle.classifier import Classifier, Embedded
+from aisle.errors import CatalogError
+from aisle.features import ViewSpec
+from aisle.prediction import Source
+from training.progress import progress
+from training.publish import newest_rows
+from training.score_table import score_table
+from training.vectors import shard_vectors
+
+PART_ROWS = 32_768
+_BATCH = 4_096  # products that the head sees at once: its activations stay in the processor's cache
+IDENTITY = "_score.json"  # readers of Parquet folders pass over names with an underscore
+LAYOUT = "_text.layout"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreReport:
+    """What one run did. `kept` products were scored by an earlier run."""
+
+    products: int
+    kept: int
+    parts: int
+
+
+def score(
+    classifier: Classifier,
+    specs: tuple[ViewSpec, ViewSpec],
+    features: Path,
+    out: Path,
+    *,
+    wanted: set[str] | None = None,
+    top_k: int = 3,
+    part_rows: int = PART_ROWS,
+) -> ScoreReport:
+    """Classify every product of the two views (text, image), or those of `wanted`, into `out`: a folder of
+    Parquet parts (columns in training/score_table.py) that any reader takes for one table.
+
+    Resumes; a folder that holds another model's scores, or scores of other vectors, is refused. Raises
+    CatalogError for that, and where there is nothing to score.
+    """
+    order = _order(specs, features, wanted)
+    if order.empty:
+        raise CatalogError(f"{features}: found no stored vector of a wanted product, wanted 1 or more")
+    _claim(out, _identity(classifier, specs, order, top_k, part_rows))
+    parts = range(0, len(order), part_rows)
+    todo = [start for start in parts if not _part_path(out, start // part_rows).is_file()]
+    kept = len(order) - sum(min(part_rows, len(order) - start) for start in todo)
+    with progress() as bar:
+        task = bar.add_task("score", total=len(order), completed=kept)
+        texts, images = _Layout(specs[0], len(order), out / LAYOUT), _ShardReader(specs[1], features)
+        if todo:
+            texts.fill(specs[0], features, order)
+        for start in todo:
+            rows = order.iloc[start : start + part_rows]
+            embedded = _embedded(rows, texts.rows(start, start + part_rows), images.rows(rows))
+            tables = [
+                score_table(rows.product_id.to_numpy()[chunk], classifier, part, top_k)
+                for chunk, part in _chunks(embedded)
+            ]
+            _write(pa.concat_tables(tables), _part_path(out, start // part_rows))
+            bar.advance(task, len(rows))
+    (out / LAYOUT).unlink(missing_ok=True)
+    return ScoreReport(products=len(order), kept=kept, parts=len(parts))
+
+
+def _order(specs: tuple[ViewSpec, ViewSpec], features: Path, wanted: set[str] | None) -> pd.DataFrame:
+    """One row a product, where its vectors lie: product_id, text_shard, text_row, image_shard, image_row (-1
+    where it has none), in the order of the pictures' shards; products without a picture follow."""
+    text, image = (
+        newest_rows(spec, features)[["product_id", "shard", "row"]].rename(
+            columns={"shard": f"{spec.modality}_shard", "row": f"{spec.modality}_row"}
+        )
+        for spec in specs
+    )
+    order = image.merge(text, on="product_id", how="outer", sort=False)
+    if wanted is not None:
+        order = order[order.product_id.isin(wanted)]
+    places = ["image_shard", "image_row", "text_shard", "text_row"]
+    order[places] = order[places].fillna(-1).astype(np.int64)
+    last = (order.image_shard < 0).astype(int)
+    return order.assign(last=last).sort_values(["last", *places], ignore_index=True).drop(columns="last")
+
+
+def _identity(
+    classifier: Classifier, specs: tuple[ViewSpec, ViewSpec], order: pd.DataFrame, top_k: int, part_rows: int
+) -> str:
+    digest = hashlib.sha256(pd.util.hash_pandas_object(order, index=False).to_numpy().tobytes())
+    facts = {
+        "model": classifier.version,
+        "views": [spec.embedding_view for spec in specs],
+        "products": len(order),
+        "vectors": digest.hexdigest(),
+        "top_k": top_k,
+        "part_rows": part_rows,
+    }
+    return json.dumps(facts, indent=1) + "\n"
+
+
+def _claim(out: Path, identity: str) -> None:
+    path = out / IDENTITY
+    if path.is_file() and path.read_text() == identity:
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CatalogError(
+            f"{out}: found other files, or scores of another model or of other vectors, wanted an empty or "
+            "new folder; delete it, or name another"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"_{path.name}.part")
+    part.write_text(identity)
+    part.replace(path)
+
+
+def _part_path(out: Path, number: int) -> Path:
+    return out / f"part-{number:05d}.parquet"
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    part = path.with_name(f"_{path.name}.part")
+    pq.write_table(table, part, compression="zstd")
+    part.replace(path)
+
+
+class _Layout:
+    """Text vectors in the order of scoring, in a file that is mapped into memory. What was written or read
+    is given back to the kernel at once, which keeps it or not: it is not this process's memory."""
+
+    def __init__(self, spec: ViewSpec, products: int, path: Path) -> None:
+        needed = products * spec.dim * 4
+        free = shutil.disk_usage(path.parent).free
+        if free < needed:
+            raise CatalogError(
+                f"{path.parent}: found {free:,} bytes free, wanted {needed:,} for text vectors"
+            )
+        with path.open("wb+") as file:
+            file.truncate(needed)
+            self._pages = mmap.mmap(file.fileno(), needed)
+        self._vectors_ND = np.frombuffer(self._pages, dtype=np.float32).reshape(products, spec.dim)
+
+    def fill(self, spec: ViewSpec, features: Path, order: pd.DataFrame) -> None:
+        """Each shard is read once; products without a text keep their zeros."""
+        shard_N, row_N = order.text_shard.to_numpy(), order.text_row.to_numpy()
+        by_shard = np.argsort(shard_N, kind="stable")
+        edges = np.searchsorted(shard_N[by_shard], np.arange(shard_N.max() + 2))
+        for shard in range(len(edges) - 1):
+            places = by_shard[edges[shard] : edges[shard + 1]]
+            if len(places):
+                self._vectors_ND[places] = shard_vectors(spec, features, shard)[row_N[places]]
+                self._pages.madvise(mmap.MADV_DONTNEED)
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Float32 [B, D]."""
+        vectors_BD = self._vectors_ND[start:stop].copy()
+        self._pages.madvise(mmap.MADV_DONTNEED)
+        return vectors_BD
+
+
+class _ShardReader:
+    """Vectors of rows that lie shard by shard; a shard that a part shares with the next is kept."""
+
+    def __init__(self, spec: ViewSpec, features: Path) -> None:
+        self.spec = spec
+        self.features = features
+        self._shard = -1
+        self._vectors = np.zeros((0, spec.dim), dtype=np.float32)
+
+    def rows(self, order: pd.DataFrame) -> np.ndarray:
+        """Float32 [B, E], zeros where there is no picture."""
+        vectors_BE = np.zeros((len(order), self.spec.dim), dtype=np.float32)
+        shard_B, row_B = order.image_shard.to_numpy(), order.image_row.to_numpy()
+        for shard in np.unique(shard_B[shard_B >= 0]):
+            if shard != self._shard:
+                self._vectors = shard_vectors(self.spec, self.features, int(shard))
+                self._shard = int(shard)
+            places = np.flatnonzero(shard_B == shard)
+            vectors_BE[places] = self._vectors[row_B[places]]
+        return vectors_BE
+
+
+def _embedded(rows: pd.DataFrame, text_BD: np.ndarray, image_BE: np.ndarray) -> Embedded:
+    names = np.array([Source.ABSENT, Source.STORED], dtype=object)
+    return Embedded(
+        text_BD=text_BD,
+        image_BE=image_BE,
+        text_source=names[(rows.text_shard.to_numpy() >= 0).astype(int)].tolist(),
+        image_source=names[(rows.image_shard.to_numpy() >= 0).astype(int)].tolist(),
+    )
+
+
+def _chunks(embedded: Embedded) -> Iterator[tuple[slice, Embedded]]:
+    for start in range(0, len(embedded.text_BD), _BATCH):
+        chunk = slice(start, start + _BATCH)
+        yield (
+            chunk,
+            Embedded(
+                text_BD=embedded.text_BD[chunk],
+                image_BE=embedded.image_BE[chunk],
+                text_source=embedded.text_source[chunk],
+                image_source=embedded.image_source[chunk],
+            ),
+        )
