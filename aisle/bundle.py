@@ -5,6 +5,7 @@
 | bundle.json             | format, fusion settings, taxonomy, calibration, the encoders it needs |
 | head.safetensors        | weights of the fusion network                                      |
 | reference.safetensors   | the drift reference: embeddings and probabilities of held-out products |
+| neighbours.safetensors  | training products to show beside an answer; not in every bundle       |
 | metrics.json, card.json | figures on the test split; data fingerprint, git revision, settings  |
 | golden.*                | held-out products and their answers (aisle/golden.py); not in every bundle |
 | manifest.json           | sha256 of all of these, written last                               |
@@ -12,8 +13,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,10 @@ from aisle.errors import BundleError
 from aisle.fusion import FusionNet, FusionSettings, build_fusion
 from aisle.golden import GOLDEN_PARTS, Golden
 from aisle.manifest import verify_manifest, write_manifest
+from aisle.neighbours import FILE as NEIGHBOURS
+from aisle.neighbours import Neighbours
 from aisle.taxonomy import Taxonomy
 
-FORMAT = 2
 FORMAT = 3
 # Formats of old: 1 carries no golden products, 2 does; both know neither vector scaling nor prediction sets.
 WITHOUT_GOLDEN, WITH_GOLDEN = 1, 2
@@ -49,8 +52,9 @@ class EncoderRef:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bundle:
     """A trained and calibrated classifier. `reference` holds float16 arrays, one row a held-out
-    product: text [N, D], image [N, E], present [N, 2], probabilities [N, C], and label [N]. `golden` is None
-    where nobody asked what it should answer."""
+    product: text [N, D], image [N, E], present [N, 2], probabilities [N, C], and label [N]. `neighbours`
+    gives training products to explain by; of a bundle on disk they are read at the first call. `golden` is
+    None where nobody asked what it should answer."""
 
     fusion: FusionNet
     taxonomy: Taxonomy
@@ -58,6 +62,7 @@ class Bundle:
     text_encoder: EncoderRef
     image_encoder: EncoderRef
     reference: Mapping[str, np.ndarray]
+    neighbours: Callable[[], Neighbours] | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
     golden: Golden | None = None
@@ -107,6 +112,8 @@ class Bundle:
         )
         if self.golden is not None:
             self.golden.save(folder)
+        if self.neighbours is not None:
+            self.neighbours().save(folder)
         write_manifest(folder)
 
     @classmethod
@@ -131,6 +138,7 @@ class Bundle:
             text_encoder=EncoderRef(**facts["text_encoder"]),
             image_encoder=EncoderRef(**facts["image_encoder"]),
             reference=load_arrays(folder / "reference.safetensors"),
+            neighbours=_later(folder) if (folder / NEIGHBOURS).is_file() else None,
             metrics=json.loads((folder / "metrics.json").read_text()),
             card=json.loads((folder / "card.json").read_text()),
             golden=Golden.load(folder) if has_golden else None,
@@ -141,6 +149,10 @@ def _check_parts(folder: Path, parts: Sequence[str]) -> None:
     for part in parts:
         if not (folder / part).is_file():
             raise BundleError(f"{folder.name}/{part}: missing; a bundle holds {', '.join(parts)}")
+
+
+def _later(folder: Path) -> Callable[[], Neighbours]:
+    return functools.cache(functools.partial(Neighbours.load, folder))
 
 
 def _load_fusion(folder: Path, settings: FusionSettings) -> FusionNet:

@@ -164,8 +164,8 @@ def vector_is_better(logits_BC: np.ndarray, labels_B: np.ndarray, group_B: np.nd
     because variants of one product say the same thing twice."""
     _, group_B = np.unique(group_B, return_inverse=True)
     groups = int(group_B.max()) + 1 if len(group_B) else 0
-    if groups < 2 * _FOLDS:
-        return False
+    if groups < max(2 * _FOLDS, logits_BC.shape[1]):
+        return False  # fewer products than categories: most of its numbers would be the prior's
     fold_B = np.random.default_rng(27).permutation(groups)[group_B] % _FOLDS
     gain_B = np.zeros(len(labels_B))
     for fold in range(_FOLDS):

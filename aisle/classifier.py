@@ -7,7 +7,7 @@ Shapes: B products, D and E embedding widths of text and image, C categories, P 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,10 +15,12 @@ from aisle.bundle import Bundle
 from aisle.calibration import PATTERNS, pattern_index
 from aisle.decisions import Decider, Decisions
 from aisle.errors import BundleError, ProductError
+from aisle.explanation import contributions
 from aisle.fusion import fusion_logits
 from aisle.image import ImageEncoder, ImageSettings, decode_with_size, image_hash
+from aisle.neighbours import Neighbours
 from aisle.packed import pack
-from aisle.prediction import Candidate, Prediction, PredictionSet, Source
+from aisle.prediction import Candidate, Explanation, Neighbour, Prediction, PredictionSet, Source
 from aisle.product import Product
 from aisle.taxonomy import Taxonomy
 from aisle.text import TextEncoder, TextSettings, clean_text, text_hash
@@ -42,6 +44,7 @@ class Item:
     image_size: tuple[int, int] | None = None
     description_missing: bool = True
     top_k: int = DEFAULT_TOP_K
+    explain: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -69,6 +72,15 @@ class Embedded:
         rows = [(text is not Source.ABSENT, image is not Source.ABSENT) for text, image in sources]
         return np.array(rows, dtype=np.float32).reshape(-1, 2)
 
+    def rows(self, index: Sequence[int]) -> Embedded:
+        """The products at these positions."""
+        return Embedded(
+            text_BD=self.text_BD[index],
+            image_BE=self.image_BE[index],
+            text_source=[self.text_source[row] for row in index],
+            image_source=[self.image_source[row] for row in index],
+        )
+
 
 def prepare_product(
     product: Product,
@@ -76,6 +88,7 @@ def prepare_product(
     image_settings: ImageSettings,
     *,
     top_k: int = DEFAULT_TOP_K,
+    explain: bool = False,
 ) -> Item:
     """Clean the text and decode the picture. Raises ProductError."""
     if product.is_empty:
@@ -106,6 +119,7 @@ def prepare_product(
         image_size=size,
         description_missing=not product.description.strip(),
         top_k=top_k,
+        explain=explain,
     )
 
 
@@ -153,9 +167,10 @@ class Classifier:
     def taxonomy(self) -> Taxonomy:
         return self.bundle.taxonomy
 
-    def prepare(self, product: Product, top_k: int = DEFAULT_TOP_K) -> Item:
+    def prepare(self, product: Product, top_k: int = DEFAULT_TOP_K, *, explain: bool = False) -> Item:
         """Clean the text and decode the picture. Raises ProductError, for this product alone."""
-        return prepare_product(product, self.text_encoder.settings, self.image_encoder.settings, top_k=top_k)
+        settings = (self.text_encoder.settings, self.image_encoder.settings)
+        return prepare_product(product, *settings, top_k=top_k, explain=explain)
 
     def embed(self, items: Sequence[Item], stored: Sequence[Stored] | None = None) -> Embedded:
         """Vectors of a batch. A stored vector is used when the request gives no such part, or gives
@@ -203,8 +218,59 @@ class Classifier:
     def predict(
         self, items: Sequence[Item], stored: Sequence[Stored] | None = None
     ) -> list[Prediction | ProductError]:
-        """`decide(embed(items, stored))`, with each item's own top_k."""
-        return self.decide(self.embed(items, stored), [item.top_k for item in items])
+        """`decide(embed(items, stored))`, with each item's own top_k, and explained where it asks for it."""
+        embedded = self.embed(items, stored)
+        answers = self.decide(embedded, [item.top_k for item in items])
+        return self.explained(embedded, answers, [item.explain for item in items])
+
+    def explained(
+        self, embedded: Embedded, answers: list[Prediction | ProductError], asked: Sequence[bool]
+    ) -> list[Prediction | ProductError]:
+        """The same answers, with an explanation of those that ask for one. Where none does, nothing is
+        computed."""
+        rows = [row for row, answer in enumerate(answers) if asked[row] and isinstance(answer, Prediction)]
+        if not rows:
+            return answers
+        predictions = [answer for answer in (answers[row] for row in rows) if isinstance(answer, Prediction)]
+        reasons = self._explain(embedded.rows(rows), predictions)
+        explained = list(answers)
+        for row, prediction, reason in zip(rows, predictions, reasons, strict=True):
+            explained[row] = replace(prediction, explanation=reason)
+        return explained
+
+    def _explain(self, embedded: Embedded, answers: Sequence[Prediction]) -> list[Explanation]:
+        present_B2 = embedded.presence()
+        answer_B = np.array([self.taxonomy.index(answer.category.code) for answer in answers])
+        text_bits_B, image_bits_B = contributions(
+            self.probabilities(embedded), answer_B, pattern_index(present_B2)
+        )
+        near: list[tuple[Neighbour, ...]] = [()] * len(answers)
+        if self.bundle.neighbours is not None:
+            near = self._nearest(self.bundle.neighbours(), embedded, present_B2)
+        return [
+            Explanation(
+                text_bits=float(text_bits_B[row]) if present_B2[row, 0] else None,
+                image_bits=float(image_bits_B[row]) if present_B2[row, 1] else None,
+                neighbours=near[row],
+            )
+            for row in range(len(answers))
+        ]
+
+    def _nearest(
+        self, neighbours: Neighbours, embedded: Embedded, present_B2: np.ndarray
+    ) -> list[tuple[Neighbour, ...]]:
+        place_BK, similarity_BK = neighbours.nearest(embedded.text_BD, embedded.image_BE, present_B2)
+        return [
+            tuple(
+                Neighbour(
+                    product_id=neighbours.product_ids[place],
+                    category=self.taxonomy[int(neighbours.label_M[place])],
+                    similarity=similarity,
+                )
+                for place, similarity in zip(places, similarities, strict=True)
+            )
+            for places, similarities in zip(place_BK.tolist(), similarity_BK.tolist(), strict=True)
+        ]
 
     def probabilities(self, embedded: Embedded) -> np.ndarray:
         """Calibrated probabilities [P, B, C]: with both modalities, text alone, image alone.

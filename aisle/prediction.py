@@ -42,13 +42,36 @@ class PredictionSet:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Neighbour:
+    """A training product near to the one that was asked for: its id, its label, and how near, in [-1, 1]."""
+
+    product_id: str
+    category: Category
+    similarity: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Explanation:
+    """Why a product was answered so.
+
+    `text_bits` and `image_bits` are what each part added to the probability of the answer: one bit doubles
+    it, a negative one spoke against it. Together they lead from "any category alike" to the confidence. None
+    where the part is absent. `neighbours` are the nearest training products, nearest first.
+    """
+
+    text_bits: float | None
+    image_bits: float | None
+    neighbours: tuple[Neighbour, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
     """The answer for one product.
 
     `confidence` is the calibrated probability of `category`; `accepted` is True when it passes the
     threshold chosen on held-out data for the target error. `top` is sorted, best first. `text_only`
     and `image_only` are what each modality says alone (None where it is absent). `prediction_set` is None
-    where the bundle promises none.
+    where the bundle promises none, `explanation` where none was asked for.
     """
 
     category: Category
@@ -60,3 +83,4 @@ class Prediction:
     text_source: Source
     image_source: Source
     prediction_set: PredictionSet | None = None
+    explanation: Explanation | None = None

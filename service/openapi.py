@@ -68,6 +68,7 @@ _ANSWER = {
             "text_only": {**_NOTEBOOKS, "probability": 0.9},
             "image_only": {"code": "2705", "name": "Books", "probability": 0.41},
             "vectors": {"text": "computed", "image": "computed"},
+            "prediction_set": {"codes": ["2522", "2705"], "coverage": 0.95},
         },
     ],
 }

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from aisle.errors import ProductError
-from aisle.prediction import Candidate, Prediction
+from aisle.prediction import Candidate, Prediction, PredictionSet
 from aisle.product import MAX_PRODUCT_ID_CHARS
 from service.errors import RequestError, error_object
 
@@ -109,6 +109,11 @@ class VectorsOut(Strict):
     image: str
 
 
+class PredictionSetOut(Strict):
+    codes: list[str] = Field(description="likeliest first")
+    coverage: float = Field(gt=0, lt=1, description="how often the true category is among them")
+
+
 class PredictionOut(Strict):
     prediction_id: str = Field(description="what a label of this answer refers to")
     product_id: str | None
@@ -119,6 +124,9 @@ class PredictionOut(Strict):
     text_only: CandidateOut | None = Field(description="what the text says alone; null without text")
     image_only: CandidateOut | None = Field(description="what the picture says alone; null without one")
     vectors: VectorsOut
+    prediction_set: PredictionSetOut | None = Field(
+        None, description="codes that hold the true one; null where the model promises none"
+    )
 
 
 class ErrorOut(Strict):
@@ -251,7 +259,12 @@ def result_object(
         "text_only": _candidate(outcome.text_only),
         "image_only": _candidate(outcome.image_only),
         "vectors": {"text": outcome.text_source.value, "image": outcome.image_source.value},
+        "prediction_set": _set(outcome.prediction_set),
     }
+
+
+def _set(given: PredictionSet | None) -> dict[str, Any] | None:
+    return {"codes": list(given.codes), "coverage": given.coverage} if given else None
 
 
 def _candidate(candidate: Candidate | None) -> dict[str, Any] | None:

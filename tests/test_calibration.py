@@ -53,6 +53,22 @@ def test_accepted_error_keeps_its_target_in_95_of_100_calibrations() -> None:
     assert broken <= 50 + 2 * np.sqrt(1_000 * 0.05 * 0.95)
 
 
+def test_accepted_error_keeps_its_target_where_confidences_are_equal() -> None:
+    """The same promise with seven confidences only: products of one are accepted or left together."""
+    rng = np.random.default_rng(9)
+    levels = np.linspace(0.7, 1.0, 7)
+    broken = answered = 0
+    for _ in range(1_000):
+        confidence = rng.choice(levels, size=1_000)
+        wrong = rng.random(1_000) > confidence
+        threshold = accept_threshold(confidence, wrong, target_error=0.10, delta=0.05)
+        if threshold < NEVER:
+            answered += 1
+            broken += (1 - levels[levels >= threshold]).mean() > 0.10 + 1e-9
+    assert answered > 900
+    assert broken <= 50 + 2 * np.sqrt(1_000 * 0.05 * 0.95)
+
+
 def answers(logits_PNC: np.ndarray, label_N: np.ndarray, present: list[int] | None = None) -> Answers:
     bits = np.tile(present or [1, 1], (len(label_N), 1))
     return Answers(logits_PNC=logits_PNC, present_N2=bits, label_N=label_N)

@@ -103,8 +103,9 @@ Run = Callable[..., pa.Table]
 @pytest.fixture
 def run(classifier: Classifier, shop: Store, tmp_path: Path) -> Run:
     def score_and_read(**options: object) -> pa.Table:
-        score(classifier, shop.specs, shop.features, tmp_path / "out", part_rows=16, **options)  # type: ignore[arg-type]
-        return pq.read_table(tmp_path / "out")
+        folder = tmp_path / "out"
+        score(classifier, shop.specs, shop.features, folder, part_rows=16, **options)  # type: ignore[arg-type]
+        return pq.read_table(folder)
 
     return score_and_read
 

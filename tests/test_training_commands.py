@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from aisle.neighbours import Neighbours
+from training.catalog import read_catalog
+from training.splits import SplitSettings, assign_splits
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -32,6 +36,21 @@ def test_evaluate_makes_the_registered_figures_again(tiny_home: Path) -> None:
     [fused] = [line for line in done.stdout.splitlines() if "fused" in line]
     assert [cell.strip() for cell in fused.strip("│ ").split("│")[1:]] == cells
     assert f"ECE {metrics['ece']:.3f}" in done.stdout
+    assert f"AURC {metrics['risk_coverage']['aurc']:.4f}" in done.stdout
+    assert metrics["prediction_sets"] is None  # fewer than 19 held-out products promise nothing
+    assert "prediction sets" not in done.stdout
+
+
+def test_answers_are_explained_by_training_products(tiny_home: Path) -> None:
+    [file] = (tiny_home / "bentoml" / "models" / "aisle-classifier").glob("*/neighbours.safetensors")
+    products = read_catalog(tiny_home / "catalogue").products
+    is_train = (assign_splits(products.group, SplitSettings()) == "train").to_numpy()
+    near = Neighbours.load(file.parent)
+    assert sorted(near.product_ids) == sorted(products.product_id[is_train])
+    codes = sorted(set(products.category))
+    labels = dict(zip(products.product_id, products.category, strict=True))
+    named = zip(near.product_ids, near.label_M, strict=True)
+    assert all(labels[product_id] == codes[label] for product_id, label in named)
 
 
 def test_check_says_what_was_read(tiny_home: Path) -> None:

@@ -277,3 +277,11 @@ def _print_metrics(metrics: Mapping[str, Any]) -> None:
         else f": too few held-out products to show that any stay under {target:.1%} wrong"
     )
     out.print(f"ECE {metrics['ece']:.3f}; accepted {metrics['accepted_share']:.1%} of products{wrong}")
+    curve, sets = metrics.get("risk_coverage"), metrics.get("prediction_sets")
+    if curve:
+        out.print(f"AURC {curve['aurc']:.4f} (at best {curve['aurc_best']:.4f})")
+    if sets:
+        out.print(
+            f"prediction sets of {sets['mean_size']:.2f} categories on average hold the true one of "
+            f"{sets['covered']:.1%} (promised {sets['promised']:.0%})"
+        )

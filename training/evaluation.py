@@ -6,6 +6,7 @@ Shapes: N products, C categories.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from aisle.calibration import expected_calibration_error, pattern_index
 from aisle.classifier import Classifier, Embedded
 from aisle.errors import AisleError
 from aisle.prediction import Prediction, Source
+from training.confidence import reliability, risk_coverage
 from training.fit import Vectors
 
 
@@ -56,10 +58,38 @@ def evaluate(classifier: Classifier, vectors: Vectors) -> dict[str, Any]:
         "text": _alone(vectors, probabilities_PNC[1], column=0),
         "image": _alone(vectors, probabilities_PNC[2], column=1),
         "ece": expected_calibration_error(confidence_N, correct_N),
+        "reliability": [asdict(one) for one in reliability(confidence_N, correct_N)],
+        "risk_coverage": risk_coverage(confidence_N, correct_N).to_json(),
+        "prediction_sets": _sets(classifier, predictions, vectors.label_N),
         "accepted_share": float(accepted_N.mean()),
         "accepted_error": float((~correct_N[accepted_N]).mean()) if accepted_N.any() else None,
         "target_error": classifier.bundle.calibration.target_error,
         "per_class": _per_class(classifier, vectors.label_N, answer_N),
+    }
+
+
+def _sets(
+    classifier: Classifier, predictions: Sequence[Prediction], label_N: np.ndarray
+) -> dict[str, Any] | None:
+    """How often prediction sets hold the true category, over all products that have one and by category; None
+    where no product has one."""
+    found = [
+        (int(label), classifier.taxonomy[int(label)].code in p.prediction_set.codes, p.prediction_set)
+        for p, label in zip(predictions, label_N, strict=True)
+        if p.prediction_set is not None
+    ]
+    if not found:
+        return None
+    label_F, covered_F = np.array([label for label, _, _ in found]), np.array([c for _, c, _ in found])
+    codes = classifier.taxonomy.codes
+    return {
+        "products": len(found),
+        "promised": found[0][2].coverage,
+        "covered": float(covered_F.mean()),
+        "mean_size": float(np.mean([len(one.codes) for _, _, one in found])),
+        "per_class": {
+            codes[label]: float(covered_F[label_F == label].mean()) for label in np.unique(label_F)
+        },
     }
 
 

@@ -13,6 +13,7 @@ from aisle.calibration import Calibration
 from aisle.errors import FeatureStoreError
 from aisle.features import MODALITIES
 from aisle.fusion import FusionNet
+from aisle.neighbours import MOST, Neighbours
 from aisle.taxonomy import Taxonomy
 from training.catalog import Catalog
 from training.embeddings import image_hashes, text_hashes
@@ -78,6 +79,23 @@ class Labelled:
         rows = self.row_N[in_catalogue]
         chosen = np.random.default_rng(seed).permutation(len(rows))[:GOLDEN_PRODUCTS]
         return np.sort(rows[chosen])
+
+    def neighbours(self, catalog: Catalog, labels: Labels, seed: int) -> Neighbours:
+        """Training products to explain answers by, at most MOST of them, drawn at random. `catalog` and
+        `labels` are those that the products were read from."""
+        positions = np.flatnonzero((self.split_N == "train") & self.vectors.present_N2.any(axis=1))
+        if len(positions) > MOST:
+            positions = np.sort(np.random.default_rng(seed).choice(positions, MOST, replace=False))
+        ids, keys = catalog.products.product_id.to_numpy(), labels.answers.key_N
+        rows = self.row_N[positions]
+        vectors = self.vectors.rows(positions)
+        return Neighbours.of(
+            [str(ids[row] if row >= 0 else keys[-1 - row]) for row in rows],
+            vectors.label_N,
+            vectors.text_ND,
+            vectors.image_NE,
+            vectors.present_N2,
+        )
 
 
 def read_labelled(

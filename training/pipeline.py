@@ -200,6 +200,7 @@ def fit(
         image_encoder=pair.image,
         test=labelled.split("test"),
         reference=labelled.vectors.rows(reference),
+        neighbours=labelled.neighbours(catalog, labels, settings.seed),
         columns=reference_columns(
             labelled.row_N[reference],
             catalog,

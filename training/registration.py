@@ -21,6 +21,7 @@ from aisle.classifier import Classifier
 from aisle.fusion import FusionNet, fusion_logits
 from aisle.golden import Golden
 from aisle.image import ImageEncoder
+from aisle.neighbours import Neighbours
 from aisle.product import Product
 from aisle.store import save_bundle
 from aisle.taxonomy import Taxonomy
@@ -71,9 +72,11 @@ def make_bundle(
     columns: Mapping[str, np.ndarray],
     golden: Sequence[Product],
     card: Mapping[str, Any],
+    neighbours: Neighbours | None = None,
 ) -> Bundle:
-    """A bundle with its figures on `test` (through `Classifier`), its answers for `golden` products, and its
-    drift reference: the vectors and cheap `columns` of held-out products."""
+    """A bundle with its figures on `test` (through `Classifier`), its answers for `golden` products, its
+    drift reference: the vectors and cheap `columns` of held-out products, and the training products that
+    answers are explained by."""
     encoders = {
         "text_encoder": EncoderRef(revision=text_encoder.revision, dim=text_encoder.dim),
         "image_encoder": EncoderRef(revision=image_encoder.revision, dim=image_encoder.dim),
@@ -83,6 +86,7 @@ def make_bundle(
     return Bundle(
         **parts,
         reference={**_reference(draft, reference), **columns},
+        neighbours=(lambda: neighbours) if neighbours is not None else None,
         metrics=evaluate(draft, test),
         card=card,
         golden=Golden.of(draft, golden),

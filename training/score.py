@@ -33,7 +33,7 @@ from training.score_table import score_table
 from training.vectors import shard_vectors
 
 PART_ROWS = 32_768
-_BATCH = 4_096  # products that the head sees at once: its activations stay in the processor's cache
+_BATCH = 512  # products that the head sees at once: of more its activations leave the processor's cache
 IDENTITY = "_score.json"  # readers of Parquet folders pass over names with an underscore
 LAYOUT = "_text.layout"
 
@@ -213,14 +213,7 @@ def _embedded(rows: pd.DataFrame, text_BD: np.ndarray, image_BE: np.ndarray) -> 
 
 
 def _chunks(embedded: Embedded) -> Iterator[tuple[slice, Embedded]]:
-    for start in range(0, len(embedded.text_BD), _BATCH):
+    rows = np.arange(len(embedded.text_BD))
+    for start in range(0, len(rows), _BATCH):
         chunk = slice(start, start + _BATCH)
-        yield (
-            chunk,
-            Embedded(
-                text_BD=embedded.text_BD[chunk],
-                image_BE=embedded.image_BE[chunk],
-                text_source=embedded.text_source[chunk],
-                image_source=embedded.image_source[chunk],
-            ),
-        )
+        yield chunk, embedded.rows(range(*chunk.indices(len(rows))))

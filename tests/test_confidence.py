@@ -1,0 +1,80 @@
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.confidence import reliability, risk_coverage, wilson
+from training.figures import draw_reliability, draw_risk_coverage, svg, write_png
+
+
+def test_bins_hold_what_falls_into_them() -> None:
+    confidence = np.array([0.05, 0.55, 0.59, 1.0])
+    found = reliability(confidence, np.array([False, True, False, True]), bins=10)
+    assert [(one.start, one.products, one.accuracy) for one in found] == [
+        (0.0, 1, 0.0),
+        (0.5, 2, 0.5),
+        (0.9, 1, 1.0),
+    ]
+    assert found[1].confidence == pytest.approx(0.57)
+
+
+def test_wilson_bounds_are_those_of_the_book() -> None:
+    """81 of 263, Newcombe (1998), table I, method 3."""
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(0, 20)[0] == 0
+    assert wilson(20, 20)[1] == pytest.approx(1)
+
+
+def test_the_interval_covers_the_truth_in_95_of_100() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(1_000):
+        low, high = wilson(int((rng.random(50) < 0.9).sum()), 50)
+        covered += low <= 0.9 <= high
+    assert covered >= 950 - 2 * np.sqrt(1_000 * 0.05 * 0.95)
+
+
+def test_risk_of_the_surest_share_by_hand() -> None:
+    curve = risk_coverage(np.array([0.9, 0.6, 0.8, 0.7]), np.array([True, False, False, True]))
+    assert curve.coverage == (0.25, 0.5, 0.75, 1.0)
+    assert curve.risk == pytest.approx((0, 1 / 2, 1 / 3, 1 / 2))
+    assert curve.aurc == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
+    assert curve.aurc_best == pytest.approx((0 + 0 + 1 / 3 + 1 / 2) / 4)
+
+
+def test_equal_confidences_share_their_errors() -> None:
+    """In whichever order equal ones stand: half of each first product is wrong."""
+    for correct in ([True, False], [False, True]):
+        assert risk_coverage(np.array([0.7, 0.7]), np.array(correct)).risk == (0.5, 0.5)
+
+
+def test_a_long_curve_is_shown_by_200_points() -> None:
+    rng = np.random.default_rng(0)
+    curve = risk_coverage(rng.random(5_000), rng.random(5_000) < 0.9)
+    assert (len(curve.risk), curve.coverage[0], curve.coverage[-1]) == (200, 1 / 5_000, 1.0)
+
+
+def test_a_confidence_that_knows_its_errors_reaches_the_best_area() -> None:
+    correct = np.arange(100) < 80
+    assert (curve := risk_coverage(np.linspace(1, 0, 100), correct)).aurc == pytest.approx(curve.aurc_best)
+
+
+def test_figures_are_pictures(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.3, 1, size=500)
+    correct = rng.random(500) < confidence
+    bins, curve = reliability(confidence, correct), risk_coverage(confidence, correct)
+    draws = (
+        lambda: draw_reliability(bins, ece=0.021),
+        lambda: draw_risk_coverage({"fused": curve}, target_error=0.05, accepted=(0.4, 0.03)),
+    )
+    for draw, words in zip(draws, ("ECE 0.021", "accepted: 40.0%, 3.0% wrong"), strict=True):
+        image = svg(draw())
+        ElementTree.fromstring(image)
+        assert words in image
+        assert svg(draw()) == image
+        write_png(draw(), tmp_path / "figures" / "f.png")
+        with Image.open(tmp_path / "figures" / "f.png") as picture:
+            assert picture.width > 400
