@@ -23,7 +23,6 @@ from service.errors import RequestError, overloaded
 BULK_SHARE = 8
 _BULK_BATCHES = 2  # that may be under way where there is room: one is computed, one is prepared
 _MEMORY = 0.9  # of the pace, a batch
-_KNOWN = 2  # times as many products under way as there were of late: so far the pace is trusted
 _MARGIN = 1.25  # times the wait that is expected must be in time for a request to be let in
 
 
@@ -52,7 +51,6 @@ class Gate:
         self._completing = threading.Lock()
         self._began_at = self._completed_at = clock()  # when products came to an idle worker; the last batch
         self._busy_s = self._done = 0.0  # recent seconds of work, and products
-        self._level = 0.0  # products that were under way meanwhile
 
     @property
     def pace_s(self) -> float:
@@ -71,7 +69,6 @@ class Gate:
         """So many products took so long."""
         self._busy_s = self._busy_s * _MEMORY + seconds
         self._done = self._done * _MEMORY + products
-        self._level = max(float(self.under_way), float(products), self._level * _MEMORY)
 
     def refusal(self, products: int = 1, timeout_s: float = math.inf) -> RequestError | None:
         """Why so many interactive products cannot enter now; None where they can."""
@@ -81,11 +78,8 @@ class Gate:
                 found=f"{products:,} more places for a queue that holds {self.under_way:,}",
                 wanted=f"at most {self.max_queue:,} together, or a retry",
             )
-        together = self.under_way + products
-        wait_s = _MARGIN * together * self.pace_s
-        # With many more under way than there were, batches are larger, and the pace is a quicker one.
-        is_known = self.under_way > 0 and together <= _KNOWN * self._level
-        if is_known and wait_s > timeout_s:
+        wait_s = _MARGIN * (self.under_way + products) * self.pace_s
+        if self.under_way and wait_s > timeout_s:  # an idle worker always tries: its pace may be an old one
             found = f"an answer that may take {wait_s:.2g} s"
             return self._overloaded("queue_slow", found=found, wanted=f"one within {timeout_s:.3g} s")
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Coroutine
 from typing import Any
@@ -88,24 +87,6 @@ def test_the_pace_is_of_all_that_happens_while_there_is_work() -> None:
         now[0] += 1
         gate.completed(8)
     assert gate.pace_s == pytest.approx(0.125)
-
-
-def test_the_pace_of_single_products_refuses_no_burst() -> None:
-    now = [100.0]
-    gate = Gate(max_queue=64, max_bulk=100, batch=BATCH, clock=lambda: now[0])
-    for _ in range(20):
-        with gate.interactive(1, timeout_s=2):
-            now[0] += 0.5  # alone, where a batch of eight would take hardly longer
-            gate.completed(1)
-    with contextlib.ExitStack() as burst:
-        for _ in range(64):
-            burst.enter_context(gate.interactive(1, timeout_s=2))
-        for _ in range(4):
-            now[0] += 0.5
-            gate.completed(BATCH)
-        refusal = gate.refusal(0, timeout_s=2)  # now it is known what so many take
-        assert refusal is not None
-        assert refusal.reason == "queue_slow"
 
 
 def test_bulk_takes_two_batches_and_then_waits(gate: Gate) -> None:

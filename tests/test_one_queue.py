@@ -52,6 +52,7 @@ def server(tiny_home: Path) -> Iterator[LiveServer]:
         tiny_home,
         AISLE_MAX_BATCH=str(BATCH),
         AISLE_BATCH_LATENCY_S="60",
+        AISLE_REQUEST_TIMEOUT_S="300",  # single products are asked first: the pace they leave refuses batches
         AISLE_MAX_QUEUE=str(2 * BUSY_REQUESTS * BATCH),
         AISLE_MODEL_THREADS="1",
     )
