@@ -147,6 +147,7 @@ def test_who_never_reads_is_cut_off(server: LiveServer, figures: dict[str, float
     """Answers fill the buffers on both sides; the server must not keep requests for such a client."""
     body = json.dumps({"products": [{"product_id": "3"}] * 256}).encode()
     ends: list[float] = []
+    stuck: list[float] = []  # from the last request that the server took to its end
 
     async def send_and_send() -> None:
         """Until the server, which may also send a connection to another worker, takes no more of it."""
@@ -156,21 +157,24 @@ def test_who_never_reads_is_cut_off(server: LiveServer, figures: dict[str, float
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
                 client.setblocking(False)
                 await loop.sock_connect(client, (HOST, server.port))
-                began = time.monotonic()
+                began = taken = time.monotonic()
                 with contextlib.suppress(ConnectionError):
                     while True:
                         await loop.sock_sendall(client, request_bytes(HOST, CLASSIFY, body))
+                        taken = time.monotonic()
                 ends.append(time.monotonic() - began)
+                stuck.append(time.monotonic() - taken)
             if ends[-1] >= BODY_TIMEOUT_S:
                 await asyncio.sleep(60)  # once is enough
 
     # What they ask for is computed: that, and no more, is what the others wait for.
     check_the_others(server, UNREADING, send_and_send, figures, seconds=12, slack_s=1.5)
     cut = errors(server, "answer_unread")
-    figures |= {"connections cut": cut, "cut after at most, s": max(ends)}
+    figures |= {"connections cut": cut, "cut after at most, s": max(stuck)}
     assert cut >= UNREADING
     assert len([took for took in ends if took >= BODY_TIMEOUT_S]) >= UNREADING
-    assert max(ends) < BODY_TIMEOUT_S + 5  # buffers are filled first
+    # How long it takes to fill the buffers is the machine's matter; what is taken last is computed first.
+    assert max(stuck) < BODY_TIMEOUT_S + 5
 
 
 def errors(server: LiveServer, reason: str) -> float:
