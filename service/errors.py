@@ -65,6 +65,18 @@ def challenger_failed() -> RequestError:
     )
 
 
+def ledger_unavailable(field: str, wanted: str) -> RequestError:
+    """What needs the database, while it does not answer."""
+    return RequestError(
+        503,
+        "ledger_unavailable",
+        field=field,
+        found="a ledger that does not answer",
+        wanted=wanted,
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )
+
+
 def error_object(fault: RequestError | ProductError) -> dict[str, str]:
     return {
         "reason": fault.reason,

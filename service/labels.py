@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from aisle.errors import LedgerError, ProductError
 from aisle.ledger import Label, Ledger
 from aisle.taxonomy import Taxonomy
-from service.errors import RETRY_AFTER_S, RequestError, error_object
+from service.errors import RequestError, error_object, ledger_unavailable
 from service.json_door import check_content_type, describe, parse_json
 from service.wire import MAX_LABELS, LabelIn, LabelsEnvelope
 
@@ -35,14 +35,8 @@ class LabelBook:
             loop = asyncio.get_running_loop()
             unknown, is_new = await loop.run_in_executor(self._pool, self._record_now, given)
         except LedgerError as error:
-            raise RequestError(
-                503,
-                "ledger_unavailable",
-                field="labels",
-                found="a ledger that does not answer",
-                wanted="a retry with the same labels: none of them was recorded",
-                headers={"Retry-After": str(RETRY_AFTER_S)},
-            ) from error
+            wanted = "a retry with the same labels: none of them was recorded"
+            raise ledger_unavailable("labels", wanted) from error
         news = iter(is_new)
         return [
             self._recorded(label, next(news)) if _is_known(label, unknown) else self._fault(label)

@@ -9,14 +9,12 @@ from typing import TypeVar
 
 from aisle.errors import LedgerError
 from aisle.ledger import Ledger
-from service.errors import RETRY_AFTER_S, RequestError, overloaded
+from service.errors import ledger_unavailable, overloaded
 
 T = TypeVar("T")
 
 THREADS = 2
 MAX_READS = 16  # waiting or under way in a worker
-
-_READS = "reads of the ledger"
 
 
 class LedgerReader:
@@ -29,20 +27,13 @@ class LedgerReader:
         """What `ask` finds. Raises RequestError: 503 where the ledger does not answer, 429 where too many
         ask."""
         if self._under_way >= MAX_READS:
-            found = f"{self._under_way} {_READS} under way"
+            found = f"{self._under_way} reads of the ledger under way"
             raise overloaded("reads_full", found=found, wanted=f"at most {MAX_READS}, or a retry")
         self._under_way += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, ask, self.ledger)
         except LedgerError as error:
-            raise RequestError(
-                503,
-                "ledger_unavailable",
-                field="ledger",
-                found="a ledger that does not answer",
-                wanted="a retry",
-                headers={"Retry-After": str(RETRY_AFTER_S)},
-            ) from error
+            raise ledger_unavailable("ledger", "a retry") from error
         finally:
             self._under_way -= 1
 
