@@ -73,6 +73,7 @@ __all__ = [
 ]
 
 WAIT_S = 5  # longest wait for a lock, a connection
+MIGRATION_WAIT_S = 60  # for another that makes the tables, or brings them to the newest revision
 FILE = "ledger.db"
 # Advisory locks of PostgreSQL: any numbers that nothing else takes.
 _SCHEMA_LOCK = 0x41_49_53_4C_45
@@ -142,24 +143,21 @@ class Ledger:
         """Make the tables, or bring them to the newest revision. Several processes may do so at once. Tables
         of a newer Aisle are used as they are: revisions only add."""
         with self._guarded():
-            if (found := self._revision()) == REVISION:
+            with self._engine.connect() as connection:
+                found = _revision(connection)
+            if found == REVISION:
                 return
             if found is not None and found > REVISION:
                 logger.warning(
                     "ledger %s: found revision %s, newer than %s; going on", self.name, found, REVISION
                 )
                 return
-            with self._writing(_SCHEMA_LOCK) as connection:
+            with self._writing(_SCHEMA_LOCK, wait_s=MIGRATION_WAIT_S) as connection:
+                if _revision(connection) == REVISION:  # another made them meanwhile
+                    return
                 if self._engine.dialect.name == "postgresql":  # a long table is written anew, or indexed
                     connection.execute(text("SET LOCAL statement_timeout = 0"))
                 _migrate(connection)
-
-    def _revision(self) -> str | None:
-        """None where there are no tables, or those of before they had revisions."""
-        with self._engine.connect() as connection:
-            if not inspect(connection).has_table("alembic_version"):
-                return None
-            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
     def close(self) -> None:
         self._engine.dispose()
@@ -327,6 +325,14 @@ class Ledger:
         query = select(products).where(products.c.product_id == product_id)
         return next((KnownProduct(**row) for row in self._rows(query)), None)
 
+    def label_of(self, product: KnownProduct) -> Label | None:
+        """The last label that names the product, or its last answer."""
+        about = or_(
+            labels.c.product_id == product.product_id, labels.c.prediction_id == product.prediction_id
+        )
+        query = select(labels).where(about).order_by(labels.c.number.desc()).limit(1)
+        return next((Label(**row) for row in self._rows(query)), None)
+
     def newest_label(self) -> int:
         """The number of the last label; 0 while there is none."""
         return self._number(select(func.max(labels.c.number)))
@@ -424,13 +430,19 @@ class Ledger:
             return int(connection.execute(query).scalar_one() or 0)
 
     @contextmanager
-    def _writing(self, lock: int) -> Iterator[Connection]:
+    def _writing(self, lock: int, *, wait_s: int = WAIT_S) -> Iterator[Connection]:
         """A transaction that no other of the same lock is beside, so that what it reads stays true."""
         with self._engine.begin() as connection:
             if self._engine.dialect.name == "postgresql":
+                for limit in ("lock_timeout", "statement_timeout") if wait_s != WAIT_S else ():
+                    connection.exec_driver_sql(f"SET LOCAL {limit} = {1000 * wait_s}")
                 connection.execute(select(func.pg_advisory_xact_lock(lock)))
-            else:  # else it would begin with the first write, after what was read
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * wait_s}")
+                try:  # else it would begin with the first write, after what was read
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                finally:
+                    connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * WAIT_S}")
             yield connection
 
     def _rows(self, query: Select[Any]) -> list[dict[str, Any]]:
@@ -478,6 +490,13 @@ def _conditions(chosen: PredictionFilter) -> Iterator[Any]:
 def _subject(label: Label) -> tuple[str, ...]:
     """What a label is about, and who says it."""
     return (label.prediction_id or "", label.product_id or "", label.source)
+
+
+def _revision(connection: Connection) -> str | None:
+    """None where there are no tables, or those of before they had revisions."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def _migrate(connection: Connection) -> None:

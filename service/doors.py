@@ -19,8 +19,9 @@ from service.labels import LabelBook, read_labels
 from service.ledger_reader import LedgerReader
 from service.monitor_door import read_monitor
 from service.oip_door import OipDoor
-from service.openapi import CLASSIFY, LABELS, MONITOR, OPENAPI, PREDICTIONS, UPLOAD, specification
+from service.openapi import CLASSIFY, LABELS, MONITOR, OPENAPI, PREDICTIONS, PRODUCTS, UPLOAD, specification
 from service.predictions_door import read_page
+from service.product_door import read_product
 from service.terms import read_terms
 from service.upload_door import read_upload
 from service.wire import result_object
@@ -31,6 +32,7 @@ METHODS: Mapping[str, Sequence[str]] = {
     UPLOAD: ("POST",),
     LABELS: ("POST",),
     PREDICTIONS: ("GET",),
+    PRODUCTS: ("GET",),
     MONITOR: ("GET",),
     OPENAPI: ("GET", "HEAD"),
     **oip_door.METHODS,
@@ -77,6 +79,7 @@ class Doors:
                 Route(UPLOAD, self.upload, methods=["POST"]),
                 Route(LABELS, self.label, methods=["POST"]),
                 Route(PREDICTIONS, self.predictions, methods=["GET"]),
+                Route(PRODUCTS, self.product, methods=["GET"]),
                 Route(MONITOR, self.monitor, methods=["GET"]),
                 Route(OPENAPI, self.openapi, methods=["GET"]),
                 *OipDoor(self.desk).routes(),
@@ -114,6 +117,10 @@ class Doors:
     async def predictions(self, request: Request) -> Response:
         taxonomy = self.desk().champion().classifier.taxonomy
         return json_response(await read_page(request.query_params, self.reader(), taxonomy))
+
+    async def product(self, request: Request) -> Response:
+        taxonomy = self.desk().champion().classifier.taxonomy
+        return json_response(await read_product(request.query_params, self.reader(), taxonomy))
 
     async def monitor(self, request: Request) -> Response:
         desk = self.desk()

@@ -129,7 +129,8 @@ class Engine:
 
     def _read(self, items: Sequence[Item]) -> Reading | None:
         ids = [item.product_id for item in items]
-        return self.features.read(ids) if any(ids) else None
+        needed = any(item.product_id and item.text is None and item.pixels_HWC is None for item in items)
+        return self.features.read(ids, needed=needed) if any(ids) else None
 
 
 def _merged(known: Stored, held: Stored) -> Stored:

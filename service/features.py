@@ -35,13 +35,14 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[1] / "feature_repo"
 READ_S_A_PRODUCT = 0.001  # on top of the deadline, for each product: ten times what it takes
-MOST_READ_S = 0.5  # on top of the deadline, however many
+MOST_READ_S = 0.5  # on top of the deadline, however many, or where nothing else is known of a product
 BREAK_AFTER = 3  # failed reads in a row
 BREAK_PAUSES_S = (0.5, 5.0)  # the first, and the longest
 WRITE_BACK_BATCHES = 256  # batches that wait to be written; more are dropped, and counted
 # What is counted that should not happen, and its reason in the service's metrics.
 FAILURES = {
     "reads_failed": "features_read_failed",
+    "reads_late": "features_read_late",
     "reads_skipped": "features_read_skipped",
     "vectors_damaged": "features_vector_damaged",
     "write_backs_dropped": "features_write_dropped",
@@ -110,8 +111,8 @@ class View:
 class FeatureReader:
     """Reads stored vectors for a batch, and writes computed ones back behind it.
 
-    `counts` goes up by: products_read, reads_failed, reads_skipped (breaker open), vectors_damaged,
-    vectors_written_back, write_backs_dropped.
+    `counts` goes up by: products_read, reads_failed, reads_late (used nevertheless), reads_skipped (breaker
+    open), vectors_damaged, vectors_written_back, write_backs_dropped.
     `on_error` hears the reason, once, each time one of FAILURES goes up.
     """
 
@@ -137,12 +138,14 @@ class FeatureReader:
         self._under_way: Future[dict[str, Stored]] | None = None
         self._writer = _WriteBack(store, self._count)
 
-    def read(self, product_ids: Sequence[str | None]) -> Reading:
+    def read(self, product_ids: Sequence[str | None], *, needed: bool = False) -> Reading:
         """What is stored for each product: an empty `Stored` for None, for an unknown id, and for all when
-        the store does not answer within the deadline. One batch at a time; the others wait. Never raises."""
+        the store does not answer within the deadline, which is MOST_READ_S longer where the answer is
+        `needed`: of some product nothing but its id was given. One batch at a time; the others wait. Never
+        raises."""
         wanted = sorted({product_id for product_id in product_ids if product_id is not None})
         with self._one_read:
-            held = self._guarded_fetch(wanted) if wanted else {}
+            held = self._guarded_fetch(wanted, needed=needed) if wanted else {}
         nothing = Stored()
         stored = [(held or {}).get(product_id or "", nothing) for product_id in product_ids]
         return Reading(stored, available=held is not None)
@@ -185,8 +188,9 @@ class FeatureReader:
             return False
         return True
 
-    def _guarded_fetch(self, product_ids: list[str]) -> dict[str, Stored] | None:
-        """What is stored, by id; None where the store could not be read."""
+    def _guarded_fetch(self, product_ids: list[str], *, needed: bool) -> dict[str, Stored] | None:
+        """What is stored, by id; None where the store could not be read. A store that is late again and
+        again is as one that is away, though the first late answers are used where they are needed."""
         if not self.breaker.allows():
             self._count("reads_skipped", 1)
             return None
@@ -194,21 +198,27 @@ class FeatureReader:
             if self._under_way is not None and not self._under_way.done():
                 raise TimeoutError("the read before is still under way")
             self._under_way = self._pool.submit(self.fetch, product_ids)
-            more_s = min(MOST_READ_S, READ_S_A_PRODUCT * len(product_ids))
-            held = self._under_way.result(self.deadline_s + more_s)
+            in_time_s = self.deadline_s + min(MOST_READ_S, READ_S_A_PRODUCT * len(product_ids))
+            patient = needed and not self.breaker.is_open
+            began = time.perf_counter()
+            held = self._under_way.result(self.deadline_s + MOST_READ_S if patient else in_time_s)
+            late = time.perf_counter() - began > in_time_s
         except Exception as error:  # whatever Feast or redis-py raise, the products are still classified
-            self._failed(error)
+            self._failed("reads_failed", str(error))
             return None
-        self.breaker.succeeded()
+        if late:
+            self._failed("reads_late", "")
+        else:
+            self.breaker.succeeded()
         self._count("products_read", len(product_ids))
         return held
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, kind: str, reason: str) -> None:
         was_open = self.breaker.is_open
         self.breaker.failed()
-        self._count("reads_failed", 1)
+        self._count(kind, 1)
         if self.breaker.is_open and not was_open:
-            reason = str(error) or f"no answer within {self.deadline_s:g} s"
+            reason = reason or f"no answer within {self.deadline_s:g} s"
             logger.warning("the feature store failed; vectors are computed meanwhile: %s", reason)
 
     def fetch(self, product_ids: list[str]) -> dict[str, Stored]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from service.predictions_door import PARAMETERS
+from service import predictions_door, product_door
+from service.predictions_door import Parameter
 from service.wire import (
     MAX_LABELS,
     MAX_PRODUCTS,
@@ -19,6 +21,7 @@ from service.wire import (
     MonitorOut,
     PredictionsOut,
     ProductIn,
+    ProductOut,
     RefusedOut,
 )
 
@@ -26,6 +29,7 @@ CLASSIFY = "/v1/classify"
 UPLOAD = "/v1/classify/upload"
 LABELS = "/v1/labels"
 PREDICTIONS = "/v1/predictions"
+PRODUCTS = "/v1/products"
 MONITOR = "/v1/monitor"
 OPENAPI = "/openapi.json"
 
@@ -114,6 +118,7 @@ def specification() -> dict[str, Any]:
                 LabelsOut,
                 MonitorOut,
                 PredictionsOut,
+                ProductOut,
                 RefusedOut,
             )
         ],
@@ -124,6 +129,7 @@ def specification() -> dict[str, Any]:
     labels_body = {"application/json": {"schema": _schema("LabelsIn"), "example": _LABELS}}
     answer = {"schema": _schema("ClassifyOut"), "example": _ANSWER}
     recorded = {"schema": _schema("LabelsOut"), "example": _RECORDED}
+    answered = "What was answered, newest first"
     label_it = f"Say the true category of 1 to {MAX_LABELS:,} answers or products"
     return {
         "openapi": "3.1.0",
@@ -132,9 +138,8 @@ def specification() -> dict[str, Any]:
             CLASSIFY: {"post": _operation(f"Classify 1 to {MAX_PRODUCTS} products", json_body, answer)},
             UPLOAD: {"post": _operation("Classify one product", form_body, answer)},
             LABELS: {"post": _operation(label_it, labels_body, recorded)},
-            PREDICTIONS: {
-                "get": _locked(_page("What was answered, newest first", _schema("PredictionsOut")))
-            },
+            PREDICTIONS: {"get": _locked(_read(answered, "PredictionsOut", predictions_door.PARAMETERS))},
+            PRODUCTS: {"get": _locked(_product())},
             MONITOR: {"get": _locked(_json("How it goes", _schema("MonitorOut")))},
             "/livez": {"get": {**_plain("The process is alive"), "security": []}},
             "/readyz": {"get": {**_plain("The model is loaded and warm"), "security": []}},
@@ -168,7 +173,17 @@ def _operation(summary: str, content: dict[str, Any], answer: dict[str, Any]) ->
     }
 
 
-def _page(summary: str, schema: dict[str, str]) -> dict[str, Any]:
+def _product() -> dict[str, Any]:
+    """Of which an id must be given, and may be unknown."""
+    operation = _read("What is known of a product", "ProductOut", product_door.PARAMETERS)
+    for parameter in operation["parameters"]:
+        parameter["required"] = True
+    unknown = {**operation["responses"]["422"], "description": "The product was never answered"}
+    return {**operation, "responses": {**operation["responses"], "404": unknown}}
+
+
+def _read(summary: str, model: str, given: Mapping[str, Parameter]) -> dict[str, Any]:
+    """A question to the ledger."""
     parameters = [
         {
             "name": name,
@@ -177,10 +192,10 @@ def _page(summary: str, schema: dict[str, str]) -> dict[str, Any]:
             "description": parameter.wanted,
             "schema": dict(parameter.schema),
         }
-        for name, parameter in PARAMETERS.items()
+        for name, parameter in given.items()
     ]
     refused = {"application/json": {"schema": _schema("RefusedOut"), "example": {"error": _FAULT}}}
-    page = _json(summary, schema)
+    page = _json(summary, _schema(model))
     texts = {"422": "A parameter is wrong", "429": "Too many read", "503": "The ledger cannot be reached"}
     refusals = {status: {"description": text, "content": refused} for status, text in texts.items()}
     return {**page, "parameters": parameters, "responses": {**page["responses"], **refusals}}

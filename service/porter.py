@@ -20,7 +20,7 @@ from service import oip_door
 from service.audit import Audit, address_of
 from service.errors import OVERLOADED_STATUS, RequestError
 from service.keys import Key, KeyRing, Scope, digest_of, split_key
-from service.openapi import CLASSIFY, LABELS, MONITOR, OPENAPI, PREDICTIONS, UPLOAD
+from service.openapi import CLASSIFY, LABELS, MONITOR, OPENAPI, PREDICTIONS, PRODUCTS, UPLOAD
 from service.rates import Rates
 
 Wanted = frozenset[Scope]  # a key with any of these passes; none: no key is asked for
@@ -35,8 +35,8 @@ HTTP: Mapping[str, Wanted] = {
     UPLOAD: _CLASSIFY,
     **dict.fromkeys(oip_door.METHODS, _CLASSIFY),
     LABELS: frozenset({Scope.LABEL}),
-    "/v1/products": frozenset({Scope.INGEST}),
     PREDICTIONS: _ADMIN,
+    PRODUCTS: frozenset({Scope.INGEST, Scope.ADMIN}),
     MONITOR: _ADMIN,
     "/metrics": frozenset({Scope.METRICS}),
     OPENAPI: ANY_KEY,
@@ -79,6 +79,11 @@ class Visit:
     number: int = 0
     prepaid: int = 1
     refusal: RequestError | None = None
+
+    @property
+    def is_administration(self) -> bool:
+        """Whether it is only as an administrator that the client may do this."""
+        return self.wanted != ANY_KEY and self.key is not None and self.key.scopes & self.wanted == _ADMIN
 
 
 # Of the call that is answered: each has a task, and a context, of its own over both protocols.
@@ -199,7 +204,7 @@ class Porter:
         visit.client = client
         outcome = visit.refusal.reason if visit.refusal else ALLOWED
         self.on_outcome(outcome)
-        if visit.refusal is None and visit.wanted != _ADMIN:
+        if visit.refusal is None and not visit.is_administration:
             return
         write = self.audit.refused if visit.refusal else self.audit.admitted
         write(

@@ -124,7 +124,7 @@ PARAMETERS: Mapping[str, Parameter] = {
 
 async def read_page(query: QueryParams, reader: LedgerReader, taxonomy: Taxonomy) -> dict[str, Any]:
     """The page that a query asks for. Raises RequestError."""
-    given = read_query(query)
+    given = read_query(query, PARAMETERS)
     limit, before = given.pop("limit", DEFAULT_LIMIT), given.pop("before", None)
     chosen = PredictionFilter(**given)
 
@@ -140,14 +140,14 @@ async def read_page(query: QueryParams, reader: LedgerReader, taxonomy: Taxonomy
     }
 
 
-def read_query(query: QueryParams) -> dict[str, Any]:
-    """Values by their names in PredictionFilter, `limit` and `before`. Raises RequestError (422)."""
+def read_query(query: QueryParams, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+    """Values by what their parameters go `into`. Raises RequestError (422)."""
     values: dict[str, Any] = {}
     for name, given in query.multi_items():
-        if name not in PARAMETERS:
-            wanted = f"of {', '.join(PARAMETERS)}"
+        if name not in parameters:
+            wanted = f"of {', '.join(parameters)}"
             raise _wrong("query", f"a parameter {_clipped(name)}", wanted)
-        parameter = PARAMETERS[name]
+        parameter = parameters[name]
         if parameter.into in values:
             raise _wrong(name, "it twice", "it once")
         try:

@@ -37,6 +37,7 @@ FAULTS = (
     "bulk_full",
     "calls_full",
     "features_read_failed",
+    "features_read_late",
     "features_read_skipped",
     "features_unavailable",
     "features_vector_damaged",

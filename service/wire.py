@@ -195,6 +195,21 @@ class PredictionsOut(Strict):
     next: str | None = Field(description="the cursor of the next page; null where this is the last")
 
 
+class ProductOut(Strict):
+    """A product that was answered, with its last answer. Times are RFC 3339, in UTC."""
+
+    product_id: str
+    title: str | None
+    first_at: str
+    last_at: str
+    prediction_id: str
+    model: str
+    category: NamedOut
+    confidence: float
+    accepted: bool
+    label: GivenLabelOut | None = Field(description="the last that names the product or this answer")
+
+
 class ServedOut(Strict):
     version: str
     since: str | None = Field(description="when it was promoted; RFC 3339, UTC")

@@ -30,8 +30,7 @@ TOGETHER_S = 6.0
 SLOW = 50  # clients at once that send slowly
 UNREADING = 8
 LEAVING = 4
-TIMES = 3.0  # as long may an answer take beside bad clients, and SLACK_S more
-SLACK_S = 0.5
+TIMES = 3.0  # as long may an answer take beside bad clients, and a little more
 GOOD = request_bytes(HOST, CLASSIFY, json.dumps({"products": [{"title": "train bois"}]}).encode())
 MANY = {"products": [{"title": f"train bois {number}"} for number in range(16)]}
 
@@ -79,7 +78,6 @@ def check_the_others(
     bad: Work,
     figures: dict[str, float | str],
     seconds: float = TOGETHER_S,
-    slack_s: float = SLACK_S,
 ) -> None:
     """Good clients of every door are answered all along, and hardly later than without the bad ones."""
     with Traffic(doors_of(server)) as traffic:
@@ -92,10 +90,10 @@ def check_the_others(
             time.sleep(seconds)
             ended = time.monotonic()
     assert {one.status for one in traffic.seen} == {200}
-    before = max(traffic.p99_s(door.name, since=alone, until=together) for door in traffic.doors)
-    during = max(traffic.p99_s(door.name, since=together, until=ended) for door in traffic.doors)
-    figures |= {"requests": len(traffic.seen), "p99 before, s": before, "p99 during, s": during}
-    assert during < TIMES * before + slack_s
+    names = [door.name for door in traffic.doors]
+    traffic.check_latency(
+        names, before=(alone, together), during=(together, ended), figures=figures, times=TIMES
+    )
 
 
 async def drop_by_drop(server: LiveServer, at_once: bytes, slowly: bytes) -> bytes:
@@ -168,7 +166,7 @@ def test_who_never_reads_is_cut_off(server: LiveServer, figures: dict[str, float
                 await asyncio.sleep(60)  # once is enough
 
     # What they ask for is computed: that, and no more, is what the others wait for.
-    check_the_others(server, UNREADING, send_and_send, figures, seconds=12, slack_s=1.5)
+    check_the_others(server, UNREADING, send_and_send, figures, seconds=12)
     cut = errors(server, "answer_unread")
     figures |= {"connections cut": cut, "cut after at most, s": max(stuck)}
     assert cut >= UNREADING

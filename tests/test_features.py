@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -21,9 +22,11 @@ from feature_fixtures import (
     FeatureShop,
     text_vector,
 )
+from redis_processes import SlowWire
 
 from aisle.bundle import EncoderRef
 from aisle.classifier import Embedded, Item, Stored
+from aisle.development_redis import ensure_development_redis
 from aisle.errors import FeatureStoreError, SettingError
 from aisle.features import ServiceSpec, ViewSpec, feast_environment, load_services, redis_connection
 from aisle.prediction import Source
@@ -231,14 +234,41 @@ def assert_quick_without_redis(shop: FeatureShop, url: str) -> None:
         home=shop.environment.home, redis_url=url, text_encoder=TEXT, image_encoder=IMAGE, deadline_s=0.05
     )
     ids = [f"p{i}" for i in range(32)]
+    seconds = []
     for _ in range(6):
         started = time.perf_counter()
         answers = reader.read(ids).stored
-        assert time.perf_counter() - started < 0.1
+        seconds.append(time.perf_counter() - started)
         assert all(map(is_empty, answers))
+    assert sorted(seconds)[4] < 0.1  # the machine's other work may fall into one
     assert reader.counts["reads_failed"] == 3
     assert reader.counts["reads_skipped"] == 3
     reader.close()
+
+
+def test_a_late_read_is_used_where_nothing_else_is_known_and_opens_the_breaker(shop: FeatureShop) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    target = urlsplit(ensure_development_redis(shop.environment.home / "redis")).port
+    assert target is not None
+    wire = SlowWire(port, target, delay_s=0.05)
+    url = f"redis://127.0.0.1:{port}"
+    reader = open_reader(
+        home=shop.environment.home, redis_url=url, text_encoder=TEXT, image_encoder=IMAGE, deadline_s=0.01
+    )
+    for late in range(1, 4):
+        reading = reader.read(["p7"], needed=True)
+        assert reading.stored[0].text_hash == text_hash("train 7")
+        assert reader.counts["reads_late"] == late
+    assert reader.breaker.is_open
+    assert not reader.read(["p7"], needed=True).available
+    assert reader.counts["reads_skipped"] == 1
+    reader.breaker.succeeded()
+    assert not reader.read(["p7"]).available
+    assert reader.counts["reads_failed"] == 1
+    reader.close()
+    wire.close()
 
 
 def test_the_breaker_lets_one_probe_through_after_its_pause() -> None:

@@ -108,6 +108,7 @@ def ask_grpc(server: LiveServer) -> tuple[str, Filed]:
     options = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options) as channel:
         answer = ClassifierStub(channel).Classify(request, timeout=TIMEOUT_S)
+    assert not [one.error for one in answer.results if one.HasField("error")]
     found = [one.prediction for one in answer.results]
     return answer.model, [(one.category.code, one.confidence) for one in found]
 
