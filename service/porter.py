@@ -164,13 +164,13 @@ class Porter:
         if (refusal := _not_live(key)) is not None:
             return refusal
         if not key.scopes & visit.wanted:
-            [scope] = visit.wanted  # every key passes where any scope does
+            scopes = sorted(visit.wanted)
             return _refusal(
                 403,
                 "scope_missing",
                 f"a key for {', '.join(sorted(key.scopes))}",
-                f"one for {scope}",
-                f'{_CHALLENGE}, error="insufficient_scope", scope="{scope}"',
+                f"one for {' or '.join(scopes)}",
+                f'{_CHALLENGE}, error="insufficient_scope", scope="{" ".join(scopes)}"',
             )
         return self._over_rate(visit, visit.prepaid)
 

@@ -203,7 +203,7 @@ class Settings:
         metadata=variable(
             "AISLE_STOP_TIMEOUT_S",
             "20",
-            integer(1, 600),
+            integer(1, 25),  # BentoML's supervisor kills a worker 30 s after it has asked it to end
             "time for requests in flight when the server is stopped",
         )
     )

@@ -218,9 +218,9 @@ def jpeg_of_size(width: int, height: int) -> bytes:
     ids=["png", "gif", "webp", "jpeg"],
 )
 def test_bombs_are_refused_before_a_pixel_is_decoded(data: bytes) -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     assert reason_of(data) == "image_too_many_pixels"
-    assert time.perf_counter() - start < 0.1
+    assert time.thread_time() - start < 0.1
 
 
 def test_bound_on_pixels_is_named() -> None:

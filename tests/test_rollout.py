@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
+from clients import Clients
 from live_server import ROOT, LiveServer, free_port
 
 from aisle.ledger import Ledger, ledger_url
@@ -27,6 +28,7 @@ for version in sys.argv[2:]:
     store.save_bundle(scratch, version, {})
 """
 
+CLIENTS = 4
 SHADOWED = 10
 
 
@@ -67,45 +69,25 @@ def rollout_home(own_tiny_home: Path) -> Path:
     return own_tiny_home
 
 
-class Traffic:
-    """Requests one after the other from four clients until it is left; every answer is kept."""
-
-    def __init__(self, server: LiveServer) -> None:
-        self.server = server
-        self.answers: list[tuple[int, str]] = []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(4)]
-
-    def __enter__(self) -> Traffic:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            response = httpx.post(
-                f"{self.server.url}/v1/classify",
-                json={"products": [{"title": "wooden train"}] * 3},
-                timeout=30,
-            )
-            self.answers.append((response.status_code, response.json().get("model", "")))
-
-    def models_of_the_last(self, answers: int) -> set[str]:
-        seen = len(self.answers)
-        while len(self.answers) < seen + answers:
-            time.sleep(0.01)
-        return {model for _, model in self.answers[-answers:]}
+def ask(server: LiveServer) -> tuple[int, str]:
+    """Status and model of an answer."""
+    products = {"products": [{"title": "wooden train"}] * 3}
+    response = httpx.post(f"{server.url}/v1/classify", json=products, timeout=30)
+    return response.status_code, response.json().get("model", "")
 
 
-def until_all_serve(traffic: Traffic, model: str, timeout_s: float) -> float:
+def models_of_the_last(clients: Clients[tuple[int, str]], answers: int) -> set[str]:
+    seen = len(clients.seen)
+    while len(clients.seen) < seen + answers:
+        assert not clients.failures
+        time.sleep(0.01)
+    return {model for _, model in clients.seen[-answers:]}
+
+
+def until_all_serve(clients: Clients[tuple[int, str]], model: str, timeout_s: float) -> float:
     """Seconds until both workers answer with `model`."""
     started = time.monotonic()
-    while traffic.models_of_the_last(40) != {model}:
+    while models_of_the_last(clients, 40) != {model}:
         assert time.monotonic() - started < timeout_s
     return time.monotonic() - started
 
@@ -122,14 +104,15 @@ def test_serving_begins_with_the_newest_model_and_writes_it_down(
 def test_promotion_and_rollback_reach_both_workers_and_fail_no_request(
     rollout_home: Path, server: LiveServer
 ) -> None:
-    with Traffic(server) as traffic:
+    with Clients([partial(ask, server)] * CLIENTS) as clients:
         out = cli(rollout_home, "promote", "second", "--reason", "a test")
         assert "aisle-classifier:second is the champion from now on" in out
-        assert until_all_serve(traffic, "aisle-classifier:second", 15) < 10
+        assert until_all_serve(clients, "aisle-classifier:second", 15) < 10
         assert "aisle-classifier:third is the champion again" in cli(rollout_home, "rollback")
-        until_all_serve(traffic, "aisle-classifier:third", 15)
-    assert {status for status, _ in traffic.answers} == {200}
-    assert {model for _, model in traffic.answers} == {"aisle-classifier:second", "aisle-classifier:third"}
+        until_all_serve(clients, "aisle-classifier:third", 15)
+    assert clients.failures == []
+    assert {status for status, _ in clients.seen} == {200}
+    assert {model for _, model in clients.seen} == {"aisle-classifier:second", "aisle-classifier:third"}
     served = [
         (name, value) for name, value in server.metrics().items() if name.startswith("aisle_model_info")
     ]

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import signal
+import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -212,12 +213,14 @@ def test_a_dead_redis_costs_milliseconds_and_no_answer(tiny_home: Path, server: 
     supervisor, _ = process_ids(tiny_home / "redis")
     os.kill(supervisor, signal.SIGKILL)  # its server dies with it, and nobody starts it again
     products = [{"product_id": "3", "title": "train bois 3"}, {"product_id": "4"}]
+    seconds = []
     for _ in range(12):
         start = time.monotonic()
         known, id_alone = server.classify(products).json()["results"]
-        assert time.monotonic() - start < 1
+        seconds.append(time.monotonic() - start)
         assert known["vectors"]["text"] == "computed"
         assert id_alone["error"]["reason"] == "features_unavailable"
+    assert statistics.median(seconds) < 0.5
     id_alone = server.classify([{"product_id": "4"}])
     assert (id_alone.status_code, id_alone.headers["Retry-After"]) == (503, "1")
     reads = (

@@ -8,9 +8,9 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ import grpc
 import httpx
 import psutil
 import pytest
+from clients import Clients
 from live_server import ROOT, LiveServer
 from swap_models import KEPT, PRODUCTS
 
@@ -143,32 +144,12 @@ DOORS: dict[str, Callable[[LiveServer], tuple[str, Filed]]] = {
 }
 
 
-class Load:
-    """A client a door, each asking as soon as it is answered, until it is left."""
-
-    def __init__(self, server: LiveServer) -> None:
-        self.server = server
-        self.seen: list[Seen] = []
-        self.failures: list[str] = []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(door,)) for door in DOORS]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, door: str) -> None:
-        while not self._stop.is_set():
-            try:
-                self.seen.append(Seen(door, *DOORS[door](self.server)))
-            except Exception as error:
-                self.failures.append(f"{door}: {error!r}")
+def see(server: LiveServer, door: str) -> Seen:
+    try:
+        return Seen(door, *DOORS[door](server))
+    except Exception as error:
+        error.add_note(door)
+        raise
 
 
 def memory_bytes(server: LiveServer) -> int:
@@ -198,7 +179,7 @@ def test_swaps_under_load_fail_nothing_mix_nothing_and_leave_no_memory_behind(
     ledger = Ledger.open(ledger_url(own_tiny_home, ""))
     tags = list(offline)
     keep(server)
-    with Load(server) as load:
+    with Clients([partial(see, server, door) for door in DOORS]) as load:
         for number in range(2):
             swap(server, ledger, tags[number % MODELS])
         time.sleep(SETTLE_S)
