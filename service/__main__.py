@@ -19,6 +19,7 @@ from aisle.errors import AisleError, KeysError, LedgerError, SettingError
 from aisle.ledger import Ledger, ledger_url
 from aisle.manifest import verify_manifest
 from service.address import check_private, resolve
+from service.balance import balance_file
 from service.key_commands import keys
 from service.keys import KeyBook
 from service.settings import CHAMPION, Settings, describe
@@ -50,6 +51,10 @@ def serve(
     settings = read_settings()
     host, tls_options = check_doors(settings, host)
     check_port("--port", host, port)
+    if settings.grpc_port == port:
+        raise typer.BadParameter(
+            f"AISLE_GRPC_PORT: found {port}, which is --port, wanted another, or 0 for no gRPC"
+        )
     if settings.grpc_port:
         check_port("AISLE_GRPC_PORT", host, settings.grpc_port)
     os.environ["AISLE_GRPC_HOST"] = host
@@ -127,6 +132,7 @@ def lock_store() -> None:
             "model store of this service's own; AISLE_WORKERS gives one service more processes"
         ) from error
     os.set_inheritable(lock, True)  # what runs here next is BentoML
+    balance_file(Path(os.environ["BENTOML_HOME"])).unlink(missing_ok=True)  # of workers that are gone
 
 
 def check_model(settings: Settings) -> None:
@@ -170,16 +176,21 @@ def adopt_from_bento() -> bool:
     return bool(adopted)
 
 
-def check_whole(tags: Sequence[str]) -> None:
-    """End here, with one line, unless one of the classifiers can be read with both its encoders."""
+def check_bundle(tag: str) -> None:
+    """Raise AisleError unless the classifier can be read with both its encoders."""
     from aisle import store
 
+    bundle = store.load_bundle(tag)
+    verify_manifest(store.find(f"{store.TEXT_ENCODER}:{bundle.text_encoder.revision}"))
+    verify_manifest(store.find(f"{store.IMAGE_ENCODER}:{bundle.image_encoder.revision}"))
+
+
+def check_whole(tags: Sequence[str]) -> None:
+    """End here, with one line, unless one of the classifiers is whole."""
     failures = []
     for tag in tags:
         try:
-            bundle = store.load_bundle(tag)
-            verify_manifest(store.find(f"{store.TEXT_ENCODER}:{bundle.text_encoder.revision}"))
-            verify_manifest(store.find(f"{store.IMAGE_ENCODER}:{bundle.image_encoder.revision}"))
+            check_bundle(tag)
             return
         except AisleError as error:
             failures.append(error)
@@ -213,12 +224,12 @@ def promote(
 
 def whole_bundle(tag: str) -> str:
     """The full tag of a classifier that was verified here, so that a broken one is refused before it is
-    announced. Raises BundleError."""
+    announced. Raises AisleError."""
     from aisle import store
 
-    wanted = tag if ":" in tag else f"{store.CLASSIFIER}:{tag}"
-    store.load_bundle(wanted)
-    return store.resolve(wanted)
+    wanted = store.resolve(tag if ":" in tag else f"{store.CLASSIFIER}:{tag}")
+    check_bundle(wanted)
+    return wanted
 
 
 @cli.command()

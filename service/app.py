@@ -26,7 +26,7 @@ from service import audit
 from service.address import check_private, listening
 from service.admission import Gate
 from service.answers import Answers
-from service.balance import Balance
+from service.balance import Balance, balance_file
 from service.bentoml_bridge import BridgedService, Dispatcher, service_class, speaks_tls
 from service.desk import IDS_A_PLACE, Desk, Job
 from service.doors import METHODS, Doors, early_refusal
@@ -127,7 +127,7 @@ def held() -> HeldBytes:
 @functools.cache
 def balance() -> Balance:
     """What this worker and the others know of each other's load."""
-    return Balance(Path(os.environ["BENTOML_HOME"]) / "workers.load", SETTINGS.workers)
+    return Balance(balance_file(Path(os.environ["BENTOML_HOME"])), SETTINGS.workers)
 
 
 @functools.cache
@@ -175,6 +175,7 @@ class Aisle:
     answers: Answers
     gate: Gate
     grpc: GrpcServer | None = None
+    grpc_end: asyncio.Future[None] | None = None
     bento_service: BridgedService  # set by BentoML
 
     @bentoml.on_startup
@@ -233,7 +234,8 @@ class Aisle:
         on_gpu = self.models.champion.classifier.device != "cpu"
         self.dispatch.allow_at_once(SETTINGS.batches_at_once or (2 if on_gpu else 1))
         max_queue = SETTINGS.max_queue or QUEUED_BATCHES * batch
-        self.gate = Gate(max_queue=max_queue, max_bulk=SETTINGS.max_bulk, batch=min(batch, max_queue))
+        portion = max(1, min(batch, max_queue // QUEUED_BATCHES))  # bulk has two of them under way
+        self.gate = Gate(max_queue=max_queue, max_bulk=SETTINGS.max_bulk, batch=portion)
         self.warming = True
         await self.dispatch.lead_through_training([warm_job(self.models.champion)])
         self.warming = False
@@ -265,7 +267,7 @@ class Aisle:
         gc.collect()
         gc.freeze()
         balance().join()
-        drain().listen(asyncio.get_running_loop())
+        drain().listen(asyncio.get_running_loop(), self._end_grpc)
 
     def _largest_batch(self) -> int:
         engine = self.models.champion
@@ -277,10 +279,16 @@ class Aisle:
             cache=SETTINGS.home / "cache",
         )
 
+    def _end_grpc(self) -> None:
+        """Beside HTTP, not after it: the supervisor does not wait for both in turn."""
+        if self.grpc is not None and self.grpc_end is None:
+            self.grpc_end = asyncio.ensure_future(self.grpc.stop(SETTINGS.stop_timeout_s))
+
     @bentoml.on_shutdown
     async def close(self) -> None:
-        if self.grpc is not None:
-            await self.grpc.stop(SETTINGS.stop_timeout_s / 2)
+        self._end_grpc()
+        if self.grpc_end is not None:
+            await self.grpc_end
         balance().close()
         self.desk.close()
         self.labels.close()

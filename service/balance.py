@@ -25,6 +25,11 @@ _EVEN = 1.25  # times another's load that is still even
 _MARGIN = 1.5  # requests: one connection is not worth moving to and fro
 
 
+def balance_file(bentoml_home: Path) -> Path:
+    """Where the workers of the one server that may run on a model store write down what they hold."""
+    return bentoml_home / "workers.load"
+
+
 class Balance:
     """`file` is shared by the workers of one server, of which at most `workers` live at once. Reads of
     another's slot may be torn: that moves a connection too many, and costs a client one reconnection."""
@@ -103,10 +108,11 @@ class Balance:
         return loads
 
     def _is_taken(self, place: int) -> bool:
-        """Whether the worker that wrote it lives; one that was killed leaves its slot as it is."""
+        """Whether the worker that wrote it lives; one that was killed leaves its slot as it is, and its
+        process id to whoever gets it next: perhaps a process that is not ours to signal."""
         pid = _SLOT.unpack_from(self._slots, place)[0]
         if pid:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, 0)
                 return True
         return False

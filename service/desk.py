@@ -116,15 +116,18 @@ class Desk:
         self.charge = charge
         self._pool = FairPool(decode_threads, name="decode")
 
-    async def classify(self, given: Sequence[Given], top_k: int, terms: Terms = DEFAULT) -> Reply:
+    async def classify(
+        self, given: Sequence[Given], top_k: int, terms: Terms = DEFAULT, *, pinned: bool = False
+    ) -> Reply:
         """Raises RequestError only when the request as a whole has no answer (504, 429 or 401). More than
-        a batch holds is bulk, whatever `terms` say."""
+        a batch holds is bulk, whatever `terms` say. Where the client has `pinned` the version in service, a
+        canary does not answer."""
         if self.charge is not None:
             self.charge(len(given))
         timeout_s = self._timeout_s(terms)
         is_bulk = terms.priority is Priority.BULK or places(given) > self.gate.batch
         work = self._classify_bulk if is_bulk else self._classify_at_once
-        engine = self.route(_first_id(given))
+        engine = self.champion() if pinned else self.route(_first_id(given))
         try:
             async with asyncio.timeout(timeout_s):
                 reply = await work(given, top_k, timeout_s, engine)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 LINGER_S = 1.0  # a client under load sends its next request within that time, and learns that it was the last
 
 
 class Drain:
-    """`begun` from SIGTERM on; `LINGER_S` later the signal goes to the server that would have had it."""
+    """`begun` from SIGTERM on; `LINGER_S` later the signal goes to the server that would have had it, and
+    what else is to end with it is told."""
 
     def __init__(self) -> None:
         self.begun = False
 
-    def listen(self, loop: asyncio.AbstractEventLoop) -> None:
+    def listen(self, loop: asyncio.AbstractEventLoop, tell: Callable[[], None]) -> None:
         """To be called in the main thread, with the server's own handler in place."""
         server = signal.getsignal(signal.SIGTERM)
 
@@ -30,6 +32,11 @@ class Drain:
                 server(number, frame)
                 return
             self.begun = True
-            loop.call_soon_threadsafe(loop.call_later, LINGER_S, server, number, None)
+            loop.call_soon_threadsafe(loop.call_later, LINGER_S, end, number)
+
+        def end(number: int) -> None:
+            tell()
+            if callable(server):
+                server(number, None)
 
         signal.signal(signal.SIGTERM, begin)

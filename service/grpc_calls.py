@@ -81,16 +81,20 @@ def status_code(fault: RequestError | ProductError) -> grpc.StatusCode:
     return _CODES.get(fault.status, grpc.StatusCode.INVALID_ARGUMENT)
 
 
+# A status travels in metadata, of which a client takes 8 KiB by default, and else sees RESOURCE_EXHAUSTED.
+_MOST_ANSWER_BYTES = 4_096
+
+
 def full_status(fault: RequestError | ProductError, answer: Message | None = None) -> Status:
     """Code and message; the details are an ErrorInfo (reason, field, found, wanted), a RetryInfo where a
-    retry helps, and `answer`, which says what is wrong product by product."""
+    retry helps, and `answer`, which says what is wrong product by product, where it is short enough."""
     code = status_code(fault)
     status = Status(code=code.value[0], message=str(fault))
     facts = {"field": fault.field, "found": fault.found, "wanted": fault.wanted}
     details: list[Message] = [ErrorInfo(reason=fault.reason, domain="aisle", metadata=facts)]
     if isinstance(fault, RequestError) and "Retry-After" in fault.headers:
         details.append(RetryInfo(retry_delay=Duration(seconds=int(fault.headers["Retry-After"]))))
-    if answer is not None:
+    if answer is not None and answer.ByteSize() <= _MOST_ANSWER_BYTES:
         details.append(answer)
     for detail in details:
         status.details.add().Pack(detail)

@@ -15,9 +15,10 @@ from google.protobuf.message import DecodeError
 
 from service.errors import RequestError, overloaded
 from service.grpc_calls import Metadata, abort
-from service.porter import Porter
+from service.porter import GRPC, OPEN, Porter
 from service.telemetry import Telemetry
 
+MAX_PROBES = 64  # health checks and watches under way in a worker
 UNKNOWN_METHOD = "unknown"  # whatever is not served: clients make names up, and each would be a series
 
 Context = grpc.aio.ServicerContext
@@ -37,10 +38,28 @@ class _Broken:
         return RequestError(400, "message_broken", field="message", found=found, wanted=wanted)
 
 
+class _Room:
+    """Calls under way, from their headers to their end."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.under_way = 0
+
+    def enter(self) -> None:
+        """The call is this task, to its end: it waits for the message, answers it, and sends the answer."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.under_way += 1
+        task.add_done_callback(self._leave)
+
+    def _leave(self, _: asyncio.Task[Any]) -> None:
+        self.under_way -= 1
+
+
 class GrpcEdge(grpc.aio.ServerInterceptor):
-    """At most `max_calls` are under way, from their headers to their end. More are refused, and so is what
-    `porter` (None where no key is asked for) and `admission` refuse by method and metadata: their messages
-    are never read.
+    """At most `max_calls` are under way; those that ask for no key have a room of their own, so that nobody
+    without one can fill the others'. More are refused, and so is what `porter` (None where no key is asked
+    for) and `admission` refuse by method and metadata: their messages are never read.
 
     A call counts once, when it ends. One that is gone before its message is here whole does not count, as
     over HTTP. All handlers are asynchronous.
@@ -55,10 +74,9 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
         porter: Porter | None = None,
     ) -> None:
         self.telemetry = telemetry
-        self.max_calls = max_calls
+        self.calls, self.probes = _Room(max_calls), _Room(MAX_PROBES)
         self.admission = admission
         self.porter = porter
-        self.under_way = 0
         self._counted: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -71,7 +89,7 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
         if (refusal := self._refusal(call)) is not None:
             self.telemetry.error(refusal.reason)
             return self._count(call.method, _refusing(refusal))
-        self._enter()
+        self._room(call.method).enter()
         counted = self._counted.get(call.method)
         if counted is None:
             counted = self._counted[call.method] = self._count(call.method, handler)
@@ -82,21 +100,16 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
             refusal = self.porter.judge(call.method, call.invocation_metadata)
             if refusal is not None:
                 return refusal
-        if self.under_way < self.max_calls:
+        room = self._room(call.method)
+        if room.under_way < room.limit:
             return self.admission(call.method, call.invocation_metadata)
-        self.telemetry.shed("calls_full")
-        found, wanted = f"{self.under_way:,} calls under way", f"at most {self.max_calls:,}, or a retry"
-        return overloaded("calls_full", found=found, wanted=wanted)
+        if room is self.calls:
+            self.telemetry.shed("calls_full")
+        found, wanted = f"{room.under_way:,} calls under way", f"at most {room.limit:,}, or a retry"
+        return overloaded("calls_full" if room is self.calls else "probes_full", found=found, wanted=wanted)
 
-    def _enter(self) -> None:
-        """The call is this task, to its end: it waits for the message, answers it, and sends the answer."""
-        task = asyncio.current_task()
-        assert task is not None
-        self.under_way += 1
-        task.add_done_callback(self._leave)
-
-    def _leave(self, _: asyncio.Task[Any]) -> None:
-        self.under_way -= 1
+    def _room(self, method: str) -> _Room:
+        return self.probes if GRPC.get(method) == OPEN else self.calls
 
     def _count(self, method: str, handler: Handler) -> Handler:
         sides = (handler.request_streaming, handler.response_streaming)

@@ -61,7 +61,8 @@ class GrpcOip(GRPCInferenceServiceServicer):
                 outputs = oip.check_outputs([output.name for output in request.outputs])
                 terms = terms_of(context)
             with holding(self.held, given, desk):
-                reply = await desk.classify(given, top_k, terms)
+                pinned = request.model_version != ""
+                reply = await desk.classify(given, top_k, terms, pinned=pinned)
         except RequestError as error:
             desk.telemetry.error(error.reason)
             await abort(context, error)

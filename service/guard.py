@@ -98,18 +98,20 @@ class EdgeGuard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         incoming = _Incoming(receive)
+        is_known = self.admit is None
         self.balance.enter()
         try:
             try:
                 self._check_door(scope)
                 if self.admit is not None:
                     self.admit(scope)
+                    is_known = True
                 self._check_body(scope)
                 body = await self._read_body(incoming)
             except RequestError as error:
                 self._release(incoming)
                 self.on_refusal(error.reason)
-                most_bytes = _STRANGER_BYTES if error.status == 401 else math.inf
+                most_bytes = math.inf if is_known else _STRANGER_BYTES
                 await _refuse(_response(error, scope), incoming, send, most_bytes)
                 return
             if body is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 from pathlib import Path
@@ -35,7 +36,11 @@ def largest_batch(engine: Engine, item: Item, *, most: int, target_s: float, cac
     size, best, measured = 1, 1, False
     while size <= most:
         if size not in seconds:
-            seconds[size] = min(sum(engine.answer([item] * size).seconds.values()) for _ in range(_TRIES))
+            tried = [engine.answer([item] * size).seconds for _ in range(_TRIES)]
+            if not all("decide" in stages for stages in tried):  # it failed, and each product was tried alone
+                logger.warning("batches of %d products fail: smaller ones are taken", size)
+                break
+            seconds[size] = min(sum(stages.values()) for stages in tried)
             measured = True
         if seconds[size] > target_s:
             break
@@ -45,7 +50,7 @@ def largest_batch(engine: Engine, item: Item, *, most: int, target_s: float, cac
         size = min(2 * size, most) if size < most else most + 1
     if measured:
         _write(file, seconds)
-    logger.info("batches of at most %d products: they take %.3f s", best, seconds[best])
+    logger.info("batches of at most %d products: they take %.3f s", best, seconds.get(best, math.nan))
     return best
 
 

@@ -141,6 +141,7 @@ class Models:
             if first_failure is not None:
                 wanted = deployments[0].model if deployments else self.wanted
                 self._refuse(CHAMPION, wanted, first_failure)
+                self._followed[CHAMPION].again_at = time.monotonic() + REFUSED_AGAIN_S
             return
         raise first_failure or AisleError("no model to serve: found none, wanted a registered classifier")
 

@@ -361,8 +361,9 @@ def test_the_body_of_a_stranger_is_not_waited_for(server: Guarded) -> None:
         assert client.recv(100).startswith(b"HTTP/1.1 401 ")
 
 
-def test_little_of_the_body_of_a_stranger_is_read(server: Guarded) -> None:
-    head = b"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000000\r\n\r\n"
+@pytest.mark.parametrize("request_line", [b"POST /v1/classify", b"POST /nowhere", b"PUT /v1/classify"])
+def test_little_of_the_body_of_a_stranger_is_read(server: Guarded, request_line: bytes) -> None:
+    head = request_line + b" HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000000\r\n\r\n"
     sent = 0
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
         client.sendall(head)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from starlette.responses import Response
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from service.balance import Balance
+from service.balance import _SLOT, Balance
 from service.guard import EdgeGuard, HeldBytes
 
 BATCH_S = 0.03
@@ -92,7 +93,7 @@ def test_no_connection_is_ended_for_a_worker_that_was_killed(tmp_path: Path) -> 
     killed = f"""
 import os
 from pathlib import Path
-from service.balance import Balance
+from service.balance import _SLOT, Balance
 Balance(Path({str(tmp_path / "load")!r}), 2).join()
 os.kill(os.getpid(), 9)
 """
@@ -134,3 +135,20 @@ def test_an_answer_says_that_its_connection_ends(tmp_path: Path) -> None:
         admission=lambda path, headers: None,
     )
     assert TestClient(guard).get("/").headers["connection"] == "close"
+
+
+def test_a_slot_of_the_dead_is_free_whoever_has_its_process_id_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's, say, after the machine was started again."""
+
+    def not_ours(pid: int, number: int) -> None:
+        raise PermissionError(pid)
+
+    monkeypatch.setattr(os, "kill", not_ours)
+    left = [_SLOT.pack(pid, 9.0, 9.0, 0.0) for pid in (1, 1, 1, 1)]
+    (tmp_path / "load").write_bytes(b"".join(left))
+    balance = Balance(tmp_path / "load", workers=2)
+    balance.join()
+    assert balance._own == 0
+    assert balance._loads_of_others(0.0) == []

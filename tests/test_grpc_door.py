@@ -85,6 +85,17 @@ def test_where_nothing_is_answered_the_call_fails_and_its_details_say_why(stub: 
     assert answer.results[0].error.reason == "product_id_brace"
 
 
+def test_what_is_wrong_with_256_products_does_not_hide_the_status(stub: ClassifierStub) -> None:
+    """A status travels in metadata, which gRPC bounds."""
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Classify(pb.ClassifyRequest(products=[pb.Product(product_id="a{b}")] * 256), timeout=30)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    [detail] = from_call(caught.value).details
+    info = ErrorInfo()
+    assert detail.Unpack(info)
+    assert info.reason == "product_id_brace"
+
+
 @pytest.mark.parametrize(
     ("request_", "said"),
     [

@@ -264,6 +264,25 @@ def test_calls_beyond_the_limit_are_refused_and_told_to_come_back(service: TinyS
     assert service.sample("aisle_errors_total", reason="calls_full") == 1
 
 
+def test_who_only_probes_fills_nobodys_room(service: TinyService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.grpc_edge.MAX_PROBES", 2)
+
+    async def run() -> None:
+        async with served(service, max_calls=1) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+            for watch in watches:
+                await watch.read()
+            code, info, _ = await refused(stub.Check(health_pb2.HealthCheckRequest()))
+            assert (code, info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "probes_full")
+            await ClassifierStub(channel).Classify(ONE)
+            for watch in watches:
+                watch.cancel()
+
+    asyncio.run(run())
+    assert service.sample("aisle_shed_products_total", reason="calls_full") == 0
+
+
 def test_a_message_is_not_read_where_nothing_can_enter(service: TinyService) -> None:
     large = pb.ClassifyRequest(products=[pb.Product(title="a", image=bytes(MAX_BODY_BYTES + 1))])
 

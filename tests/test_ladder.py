@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ class Timed(Engine):
 
     def answer(self, items: Sequence[Item]) -> Batch:
         self.sizes.append(len(items))
-        seconds = {"embed": self.fixed_s + self.each_s * len(items)}
+        seconds = {"embed": self.fixed_s + self.each_s * len(items), "decide": 0.0}
         return Batch(classifier=self.classifier, outcomes=[], started=0, seconds=seconds, embedded=None)
 
 
@@ -50,6 +51,27 @@ def test_the_largest_rung_within_the_target(
     engine = Timed(classifier, fixed_s=fixed_s, each_s=each_s)
     assert largest_batch(engine, Item(text="a"), most=most, target_s=0.5, cache=tmp_path) == wanted
     assert max(engine.sizes) <= max(1, 2 * wanted)
+
+
+class Narrow(Timed):
+    """Fails with more than `most` products at once, as a device without memory does."""
+
+    def __init__(self, classifier: Classifier, most: int) -> None:
+        super().__init__(classifier, fixed_s=0.0, each_s=0.001)
+        self.most = most
+
+    def answer(self, items: Sequence[Item]) -> Batch:
+        batch = super().answer(items)
+        return replace(batch, seconds={}) if len(items) > self.most else batch
+
+
+def test_a_rung_that_fails_is_not_taken_and_tried_again_another_time(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    narrow = Narrow(classifier, most=16)
+    assert largest_batch(narrow, Item(text="a"), most=256, target_s=0.5, cache=tmp_path) == 16
+    narrow.most = 64
+    assert largest_batch(narrow, Item(text="a"), most=256, target_s=0.5, cache=tmp_path) == 64
 
 
 def test_rungs_are_measured_once(classifier: Classifier, tmp_path: Path) -> None:

@@ -136,6 +136,22 @@ def test_at_the_start_the_champions_before_are_tried_in_turn(ledger: Ledger, cla
     assert [event.detail["model"] for event in ledger.events("deploy.refused")] == ["broken"]
 
 
+def test_a_champion_that_failed_at_the_start_is_tried_again_later(
+    ledger: Ledger, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.models.REFUSED_AGAIN_S", 0.0)
+    shelf = Shelf(classifier, "old", "late")
+    late = shelf.engines.pop("late")
+    for tag in ("old", "late"):
+        ledger.deploy(tag, "then")
+    models = shelf.models(ledger)
+    models.open()
+    assert models.champion is shelf.engines["old"]
+    shelf.engines["late"] = late
+    models.look()
+    assert models.champion is late
+
+
 def test_with_nothing_to_serve_the_first_reason_is_raised(ledger: Ledger, classifier: Classifier) -> None:
     with pytest.raises(AisleError, match="newest: not in the model store"):
         Shelf(classifier).models(ledger).open()

@@ -66,7 +66,7 @@ class Pantry:
         self.reads: list[list[str | None]] = []
         self.written: list[tuple[Sequence[Item], Embedded]] = []
 
-    def read(self, product_ids: Sequence[str | None]) -> Reading:
+    def read(self, product_ids: Sequence[str | None], *, needed: bool = False) -> Reading:
         self.reads.append(list(product_ids))
         stored = [self.held.get(product_id or "", Stored()) for product_id in product_ids]
         return Reading(stored, self.available)
