@@ -195,7 +195,9 @@ class Ledger:
 
     def forget(self, before_s: float, *, limit: int = 5_000) -> int:
         """Delete at most `limit` of each of the oldest predictions, labels, and products not asked for again,
-        of before a time; how many there were. To be called until it is 0."""
+        of before a time; how many there were. To be called until it is 0. The newest prediction and label
+        stay, however old: SQLite gives their numbers again once they are gone, and who remembers how far it
+        has read would miss what comes next."""
         forgotten = 0
         for table, at_s, key in (
             (predictions, predictions.c.at_s, predictions.c.number),
@@ -203,6 +205,8 @@ class Ledger:
             (products, products.c.last_at_s, products.c.product_id),
         ):
             oldest = select(key).where(at_s < before_s).order_by(at_s).limit(limit)
+            if table is not products:
+                oldest = oldest.where(key < select(func.max(key)).scalar_subquery())
             with self._guarded(), self._engine.begin() as connection:
                 # A list in between, because PostgreSQL plans a deletion by subquery badly.
                 keys = connection.execute(oldest).scalars().all()
@@ -345,11 +349,6 @@ class Ledger:
         """The last label of each of these predictions that has one of its own."""
         query = select(labels).where(labels.c.prediction_id.in_(prediction_ids)).order_by(labels.c.number)
         return {row["prediction_id"]: Label(**row) for row in self._rows(query)}
-
-    def labels(self, *, after: int = 0, limit: int = 100_000) -> list[Label]:
-        """Labels with a number above `after`, oldest first."""
-        query = select(labels).where(labels.c.number > after).order_by(labels.c.number).limit(limit)
-        return [Label(**row) for row in self._rows(query)]
 
     def labelled_predictions(
         self, *, after: int = 0, until: int | None = None, model: str | None = None

@@ -191,13 +191,9 @@ def test_a_label_that_says_what_its_source_said_last_is_not_written_again(ledger
     assert ledger.record_labels([shoes, hats]) == [False, True]
     assert ledger.record_labels([shoes]) == [True]  # it was changed, and is changed back
     assert ledger.record_labels([]) == []
-    assert [(one.category, one.source) for one in ledger.labels()] == [
-        ("shoes", "review"),
-        ("shoes", "audit"),
-        ("hats", "review"),
-        ("shoes", "review"),
-    ]
-    assert ledger.labels_of(["p1", "p2"])["p1"].number == ledger.newest_label()
+    last = ledger.labels_of(["p1", "p2"])
+    assert [(one.category, one.source) for one in last.values()] == [("shoes", "review")]
+    assert (last["p1"].number, ledger.count_labels()) == (ledger.newest_label(), 4)
 
 
 def test_labels_that_come_twice_at_once_are_written_once(ledger: Ledger) -> None:
@@ -218,8 +214,21 @@ def test_what_is_too_old_is_forgotten_in_parts(ledger: Ledger) -> None:
     assert [one.prediction_id for one in ledger.predictions()] == ["p7", "p8", "p9"]
     assert (ledger.product("x6"), ledger.product("x7") is None) == (None, False)
     assert ledger.count_labels() == 10
-    assert ledger.forget(103.0) == 3 + 3 + 3
+    assert ledger.forget(103.0) == 2 + 3 + 3  # the newest prediction stays
     assert ledger.count_labels() == 7
+
+
+def test_a_ledger_that_has_forgotten_all_counts_on(ledger: Ledger) -> None:
+    label = Label(prediction_id="p1", category="c", source="audit", at_s=1.0)
+    ledger.record_predictions([another("p1", at_s=1.0), another("p2", at_s=1.0)])
+    ledger.record_labels([label, replace(label, prediction_id="p2")])
+    read_to, labelled_to = ledger.predictions()[-1].number, ledger.newest_label()
+    while ledger.forget(10.0, limit=1):
+        pass
+    ledger.record_predictions([another("p3")])
+    ledger.record_labels([replace(label, prediction_id="p3")])
+    assert [one.prediction_id for one in ledger.predictions(after=read_to)] == ["p3"]
+    assert ledger.count_labels(after=labelled_to) == 1
 
 
 def test_a_challenger_is_no_champion(ledger: Ledger) -> None:
@@ -252,8 +261,10 @@ def test_a_label_of_a_product_is_for_its_last_prediction(ledger: Ledger) -> None
 
 def test_labels_are_read_from_one_to_another(ledger: Ledger) -> None:
     ledger.record_predictions([another(f"p{i}") for i in range(4)])
-    ledger.record_labels([Label(prediction_id=f"p{i}", category="c", source="s") for i in range(4)])
-    numbers = [label.number for label in ledger.labels()]
+    ids = [f"p{i}" for i in range(4)]
+    ledger.record_labels([Label(prediction_id=one, category="c", source="s") for one in ids])
+    said = ledger.labels_of(ids)
+    numbers = [said[one].number for one in ids]
     found = ledger.labelled_predictions(after=numbers[0], until=numbers[2])
     assert [one.prediction.prediction_id for one in found] == ["p1", "p2"]
     assert ledger.has_prediction(["p0", "p9"]) == {"p0"}
