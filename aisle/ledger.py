@@ -78,6 +78,7 @@ FILE = "ledger.db"
 # Advisory locks of PostgreSQL: any numbers that nothing else takes.
 _SCHEMA_LOCK = 0x41_49_53_4C_45
 _LABELS_LOCK = _SCHEMA_LOCK + 1
+_PREDICTIONS_LOCK = _SCHEMA_LOCK + 2
 
 logger = logging.getLogger("aisle.ledger")
 
@@ -123,7 +124,9 @@ class Ledger:
                 engine = create_engine(parsed, connect_args={"timeout": WAIT_S})
                 event.listen(engine, "connect", _use_wal)
             else:
-                options = f"-c statement_timeout={WAIT_S * 1000} -c lock_timeout={WAIT_S * 1000}"
+                # The last, so that a process that hangs within a transaction keeps its lock from nobody.
+                limits = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+                options = " ".join(f"-c {limit}={WAIT_S * 1000}" for limit in limits)
                 arguments = {"connect_timeout": WAIT_S, "options": options}
                 engine = create_engine(
                     parsed, connect_args=arguments, pool_pre_ping=True, pool_timeout=WAIT_S
@@ -166,10 +169,12 @@ class Ledger:
 
     def record_predictions(self, records: Sequence[PredictionRecord]) -> None:
         """Those that are there already are left as they are, so that a record may be written again after a
-        crash. The products' last answers go with them."""
+        crash. The products' last answers go with them. One writer at a time: PostgreSQL numbers a row when it
+        is inserted and shows it when it is committed, and who reads on from a number would miss a lower one
+        that is shown later."""
         if not records:
             return
-        with self._guarded(), self._engine.begin() as connection:
+        with self._guarded(), self._writing(_PREDICTIONS_LOCK) as connection:
             query = self._insert_into(predictions).on_conflict_do_nothing(index_elements=["prediction_id"])
             connection.execute(query, [prediction_row(record) for record in records])
             if rows := product_rows(records):

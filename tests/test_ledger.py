@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from postgres import running_postgres
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from aisle.columns import Columns
 from aisle.errors import LedgerError, LedgerRefusedError
@@ -104,6 +104,28 @@ def test_a_prediction_is_recorded_once_however_often_it_comes(ledger: Ledger) ->
         ("p1", "shoes"),
         ("p2", "shoes"),
     ]
+
+
+def test_who_reads_on_from_a_number_misses_none_of_two_writers(ledger: Ledger) -> None:
+    slow = Ledger.open(ledger._engine.url.render_as_string(hide_password=False))
+    inserted, may_end = threading.Event(), threading.Event()
+
+    def before_commit(connection: object) -> None:
+        inserted.set()
+        may_end.wait(3)
+
+    event.listen(slow._engine, "commit", before_commit)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(slow.record_predictions, [another("p1", product_id=None)])
+        inserted.wait(3)
+        second = pool.submit(ledger.record_predictions, [another("p2", product_id="x")])
+        wait([second], timeout=0.5)  # as long as it takes one that waits for nobody
+        seen = ledger.predictions()
+        may_end.set()
+        wait([first, second])
+    seen += ledger.predictions(after=seen[-1].number if seen else 0)
+    assert [one.prediction_id for one in seen] == ["p1", "p2"]
+    slow.close()
 
 
 def test_a_record_that_cannot_be_is_refused_whole(ledger: Ledger) -> None:
