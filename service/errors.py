@@ -77,6 +77,14 @@ def ledger_unavailable(field: str, wanted: str) -> RequestError:
     )
 
 
+def ledger_refused(field: str) -> RequestError:
+    """What the database will never take; a retry would end likewise."""
+    found = "a value that the ledger cannot hold"
+    return RequestError(
+        422, "ledger_refused", field=field, found=found, wanted="others, nothing was recorded"
+    )
+
+
 def error_object(fault: RequestError | ProductError) -> dict[str, str]:
     return {
         "reason": fault.reason,

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
-from aisle.errors import LedgerError, ProductError
+from aisle.errors import ProductError
 from aisle.ledger import Label, Ledger
 from aisle.taxonomy import Taxonomy
-from service.errors import RequestError, error_object, ledger_unavailable
+from service.errors import RequestError, error_object
 from service.json_door import check_content_type, describe, parse_json
+from service.ledger_reader import LedgerReader
 from service.wire import MAX_LABELS, LabelIn, LabelsEnvelope
+
+MAX_REQUESTS = 8  # of a worker; each may wait 5 s for a lock, and BentoML lets none wait for more than 60
 
 Given = Label | ProductError  # a label of a request, or why it is none
 
@@ -24,19 +25,18 @@ class LabelBook:
     up labels and nothing else."""
 
     def __init__(self, ledger: Ledger, taxonomy: Callable[[], Taxonomy]) -> None:
-        self.ledger = ledger
         self.taxonomy = taxonomy
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="labels")
+        self._writer = LedgerReader(ledger, threads=1, most=MAX_REQUESTS, what="labels")
 
     async def record(self, given: Sequence[Given]) -> list[dict[str, Any]]:
         """Write the good ones, in one transaction; one result object each, in order. Raises RequestError
-        (503) when the ledger cannot be reached; nothing is then written."""
-        try:
-            loop = asyncio.get_running_loop()
-            unknown, is_new = await loop.run_in_executor(self._pool, self._record_now, given)
-        except LedgerError as error:
-            wanted = "a retry with the same labels: none of them was recorded"
-            raise ledger_unavailable("labels", wanted) from error
+        (503) when the ledger cannot be reached, and (429) while too many wait for it; nothing is then
+        written."""
+        unknown, is_new = await self._writer.ask(
+            lambda ledger: _record(ledger, given),
+            field="labels",
+            wanted="a retry with the same labels: none of them was recorded",
+        )
         news = iter(is_new)
         return [
             self._recorded(label, next(news)) if _is_known(label, unknown) else self._fault(label)
@@ -44,15 +44,7 @@ class LabelBook:
         ]
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _record_now(self, given: Sequence[Given]) -> tuple[set[str], list[bool]]:
-        """Record what can be; the prediction ids that the ledger does not know, and of each that was recorded
-        whether it is new."""
-        good = [label for label in given if isinstance(label, Label)]
-        wanted = {label.prediction_id for label in good if label.prediction_id is not None}
-        unknown = wanted - self.ledger.has_prediction(sorted(wanted)) if wanted else set()
-        return unknown, self.ledger.record_labels([one for one in good if _is_known(one, unknown)])
+        self._writer.close()
 
     def _recorded(self, label: Label, is_new: bool) -> dict[str, Any]:
         known = label.category in self.taxonomy().codes
@@ -71,6 +63,15 @@ class LabelBook:
                 )
             )
         }
+
+
+def _record(ledger: Ledger, given: Sequence[Given]) -> tuple[set[str], list[bool]]:
+    """Record what can be; the prediction ids that the ledger does not know, and of each that was recorded
+    whether it is new."""
+    good = [label for label in given if isinstance(label, Label)]
+    wanted = {label.prediction_id for label in good if label.prediction_id is not None}
+    unknown = wanted - ledger.has_prediction(sorted(wanted)) if wanted else set()
+    return unknown, ledger.record_labels([one for one in good if _is_known(one, unknown)])
 
 
 def _is_known(label: Given, unknown: set[str]) -> TypeGuard[Label]:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from aisle.errors import LedgerError
+from aisle.errors import LedgerError, LedgerRefusedError
 from aisle.ledger import Ledger
-from service.errors import ledger_unavailable, overloaded
+from service.errors import ledger_refused, ledger_unavailable, overloaded
 
 T = TypeVar("T")
 
@@ -18,22 +18,32 @@ MAX_READS = 16  # waiting or under way in a worker
 
 
 class LedgerReader:
-    def __init__(self, ledger: Ledger) -> None:
+    """At most `most` questions of one kind, `what`, wait or are under way in its `threads`."""
+
+    def __init__(
+        self, ledger: Ledger, *, threads: int = THREADS, most: int = MAX_READS, what: str = "reads"
+    ) -> None:
         self.ledger = ledger
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="reads")
+        self.most = most
+        self.what = what
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=what)
         self._under_way = 0
 
-    async def read(self, ask: Callable[[Ledger], T]) -> T:
-        """What `ask` finds. Raises RequestError: 503 where the ledger does not answer, 429 where too many
-        ask."""
-        if self._under_way >= MAX_READS:
-            found = f"{self._under_way} reads of the ledger under way"
-            raise overloaded("reads_full", found=found, wanted=f"at most {MAX_READS}, or a retry")
+    async def ask(
+        self, question: Callable[[Ledger], T], *, field: str = "ledger", wanted: str = "a retry"
+    ) -> T:
+        """What `question` finds. Raises RequestError: 503 with `wanted` where the ledger does not answer, 429
+        where too many ask, 422 where it will never take what it was given."""
+        if self._under_way >= self.most:
+            found = f"{self._under_way} {self.what} of the ledger under way"
+            raise overloaded(f"{self.what}_full", found=found, wanted=f"at most {self.most}, or a retry")
         self._under_way += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, ask, self.ledger)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, question, self.ledger)
+        except LedgerRefusedError as error:
+            raise ledger_refused(field) from error
         except LedgerError as error:
-            raise ledger_unavailable("ledger", "a retry") from error
+            raise ledger_unavailable(field, wanted) from error
         finally:
             self._under_way -= 1
 

@@ -38,7 +38,7 @@ class Late:
 async def read_monitor(model: str, reader: LedgerReader, telemetry: Telemetry) -> dict[str, Any]:
     """Never raises for want of the ledger: what it would say is then not known."""
     try:
-        late = await reader.read(lambda ledger: _late(ledger, model))
+        late = await reader.ask(lambda ledger: _late(ledger, model))
         ledger = "reachable"
     except RequestError as error:
         late, ledger = None, error.reason

@@ -132,7 +132,7 @@ async def read_page(query: QueryParams, reader: LedgerReader, taxonomy: Taxonomy
         page = ledger.page_predictions(chosen, before=before, limit=limit + 1)  # one more says: there is more
         return page, ledger.labels_of([record.prediction_id for record in page[:limit]])
 
-    page, labels = await reader.read(ask)
+    page, labels = await reader.ask(ask)
     shown = page[:limit]
     return {
         "predictions": [prediction_object(one, labels.get(one.prediction_id), taxonomy) for one in shown],

@@ -33,7 +33,7 @@ async def read_product(query: QueryParams, reader: LedgerReader, taxonomy: Taxon
         product = ledger.product(product_id)
         return product, None if product is None else ledger.label_of(product)
 
-    product, label = await reader.read(ask)
+    product, label = await reader.ask(ask)
     if product is None:
         wanted = "a product that was answered, and not forgotten since"
         raise RequestError(404, "product_unknown", field="product_id", found=repr(product_id), wanted=wanted)

@@ -44,6 +44,7 @@ FAULTS = (
     "features_write_dropped",
     "internal",
     "keys_unavailable",
+    "labels_full",
     "latency",
     "ledger_unavailable",
     "messages_full",

@@ -17,6 +17,7 @@ MAX_LABELS = 1_000
 MAX_CODE_CHARS = 128
 DEFAULT_TOP_K = 5
 
+_NO_CONTROLS = r"^[^\x00-\x1f]+$"  # PostgreSQL cannot hold a NUL
 _GIF = "R0lGODlhAQABAIAAAP///wAAACH5BAAAAAAALAAAAAABAAEAAAICRAEAOw=="  # a whole picture of one white pixel
 
 
@@ -61,15 +62,23 @@ class LabelIn(Strict):
     """The true category of one answer, or of a product."""
 
     prediction_id: str | None = Field(
-        None, min_length=1, max_length=32, description="the prediction_id of an answer"
+        None,
+        min_length=1,
+        max_length=32,
+        pattern=_NO_CONTROLS,
+        description="the prediction_id of an answer",
     )
     product_id: str | None = Field(
-        None, min_length=1, max_length=MAX_PRODUCT_ID_CHARS, description="a product that was classified"
+        None,
+        min_length=1,
+        max_length=MAX_PRODUCT_ID_CHARS,
+        pattern=_NO_CONTROLS,
+        description="a product that was classified",
     )
     category: str = Field(
         min_length=1,
         max_length=MAX_CODE_CHARS,
-        pattern=r"^[^\x00-\x1f]+$",
+        pattern=_NO_CONTROLS,
         description=f"a category code of 1 to {MAX_CODE_CHARS} characters",
     )
     source: Literal["review", "audit", "seller"] = Field("review", description="review, audit or seller")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ from test_ledger import RECORD
 from tiny_service import TinyService, tiny_classifier
 
 from aisle.image import ImageEncoder
-from aisle.ledger import ledger_url
+from aisle.ledger import Label, ledger_url
 from aisle.text import TextEncoder
+from service.errors import RequestError
+from service.labels import MAX_REQUESTS, LabelBook
 
 Tiny = tuple[TextEncoder, ImageEncoder]
 
@@ -86,6 +90,18 @@ def test_labels_may_be_sent_again(service: TinyService) -> None:
             "a category code of 1 to 128 characters",
         ),
         (
+            {"prediction_id": "p\x00", "category": "40"},
+            "prediction_id",
+            "a string of 2 characters",
+            "the prediction_id of an answer",
+        ),
+        (
+            {"product_id": "shoe\x00", "category": "40"},
+            "product_id",
+            "a string of 5 characters",
+            "a product that was classified",
+        ),
+        (
             {"prediction_id": "p1", "category": "40", "source": "gossip"},
             "source",
             "a string of 6 characters",
@@ -125,6 +141,25 @@ def test_a_label_of_an_unknown_answer_is_refused(service: TinyService) -> None:
 def test_a_bad_envelope_is_refused_whole(service: TinyService, body: bytes, status: int, found: str) -> None:
     answer = service.client.post("/v1/labels", content=body, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["found"]) == (status, found)
+
+
+def test_only_so_many_wait_while_the_ledger_is_locked(service: TinyService, tmp_path: Path) -> None:
+    book = LabelBook(service.ledger, lambda: service.classifier.taxonomy)
+    label = Label(prediction_id="p1", category="40", source="review")
+
+    async def send() -> list[Any]:
+        with sqlite3.connect(tmp_path / "ledger.db", isolation_level=None) as other:
+            other.execute("BEGIN IMMEDIATE")
+            sent = [asyncio.ensure_future(book.record([label])) for _ in range(MAX_REQUESTS + 3)]
+            await asyncio.sleep(0)
+            other.execute("ROLLBACK")
+        return await asyncio.gather(*sent, return_exceptions=True)
+
+    told = asyncio.run(send())
+    refused = [one for one in told if isinstance(one, RequestError)]
+    assert [(one.status, one.reason) for one in refused] == [(429, "labels_full")] * 3
+    assert [one[0]["recorded"] for one in told if isinstance(one, list)] == [True] * MAX_REQUESTS
+    book.close()
 
 
 def test_labels_are_not_lost_silently_while_the_ledger_is_away(

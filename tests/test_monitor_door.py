@@ -10,7 +10,7 @@ import pytest
 from test_ledger import another
 from tiny_service import MODEL, TinyService, tiny_classifier
 
-from aisle.errors import LedgerError
+from aisle.errors import LedgerError, LedgerRefusedError
 from aisle.image import ImageEncoder
 from aisle.ledger import Label, Ledger, ledger_url
 from aisle.text import TextEncoder
@@ -105,7 +105,7 @@ def test_only_so_many_read_at_once(tmp_path: Path) -> None:
     reader = LedgerReader(Ledger.open(ledger_url(tmp_path, "")))
 
     async def ask_often() -> list[object]:
-        reads = [reader.read(lambda _: time.sleep(0.05)) for _ in range(MAX_READS + 3)]
+        reads = [reader.ask(lambda _: time.sleep(0.05)) for _ in range(MAX_READS + 3)]
         return await asyncio.gather(*reads, return_exceptions=True)
 
     refused = [one for one in asyncio.run(ask_often()) if isinstance(one, RequestError)]
@@ -115,5 +115,12 @@ def test_only_so_many_read_at_once(tmp_path: Path) -> None:
         raise LedgerError("away")
 
     with pytest.raises(RequestError, match="found a ledger that does not answer"):
-        asyncio.run(reader.read(fails))
+        asyncio.run(reader.ask(fails))
+
+    def refuses(_: Ledger) -> None:
+        raise LedgerRefusedError("a NUL")
+
+    with pytest.raises(RequestError, match="found a value that the ledger cannot hold") as refused_whole:
+        asyncio.run(reader.ask(refuses))
+    assert (refused_whole.value.status, refused_whole.value.headers) == (422, {})
     reader.close()
