@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from aisle.prediction import Role
 from service.desk import Answer, Job
-from service.engine import Engine, Outcome
+from service.engine import Batch, Engine, Outcome
 from service.errors import challenger_failed
 from service.recorder import Recorder, new_prediction_ids
 from service.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from service.shadow import Shadow
+
+
+logger = logging.getLogger("aisle.service")
 
 
 class Answers:
@@ -44,11 +49,21 @@ class Answers:
             self.on_failure(engine)
             outcomes = [challenger_failed()] * len(jobs)
         elif counted:
-            self.telemetry.batch(batch.outcomes, batch.seconds)
-            self.telemetry.answered(batch)
-            self.recorder.record(jobs, prediction_ids, batch)
-            self.shadow.copy(jobs, prediction_ids, batch)
+            self._tell(jobs, prediction_ids, batch)
         return [
             Answer(outcome=outcome, prediction_id=prediction_id, started=batch.started)
             for outcome, prediction_id in zip(outcomes, prediction_ids, strict=True)
         ]
+
+    def _tell(self, jobs: Sequence[Job], prediction_ids: Sequence[str], batch: Batch) -> None:
+        """Let everybody hear of a batch. Whoever raises spoils it for nobody: neither client nor the next."""
+        for hear in (
+            functools.partial(self.telemetry.batch, batch.outcomes, batch.seconds),
+            functools.partial(self.telemetry.answered, batch),
+            functools.partial(self.recorder.record, jobs, prediction_ids, batch),
+            functools.partial(self.shadow.copy, jobs, prediction_ids, batch),
+        ):
+            try:
+                hear()
+            except Exception:
+                logger.exception("%d answers went unheard by %s", len(jobs), hear.func.__qualname__)
