@@ -74,6 +74,7 @@ class Recorder:
         self._closing, self._all_kept = threading.Event(), threading.Event()
         self._kept = threading.Event()  # there is something to write
         self._failing = False
+        self._surprise = ""  # the last error that nobody expected
         self._adopt_at = self._forget_at = 0.0
         self._keeper = threading.Thread(target=self._keep_on, name="spool", daemon=True)
         self._writer = threading.Thread(target=self._write_on, name="recorder", daemon=True)
@@ -148,9 +149,14 @@ class Recorder:
     # From memory to the spool.
 
     def _keep_on(self) -> None:
-        while not self._closing.wait(PAUSE_S):
-            self._keep()
-        self._keep()
+        while True:
+            last = self._closing.wait(PAUSE_S)
+            try:
+                self._keep()
+            except Exception:
+                logger.exception("records wait in memory")
+            if last:
+                break
 
     def _keep(self) -> None:
         while self._memory:
@@ -173,14 +179,30 @@ class Recorder:
     def _write_on(self) -> None:
         while True:
             last = self._all_kept.is_set()  # asked first: all that is kept is written after it
-            self._write_all()
+            surprised = not self._try_to_write_all()
             if last:
                 break
-            if self._failing:
+            if self._failing or surprised:
                 self._all_kept.wait(RETRY_S)
+            elif self._must_forget():
+                self._all_kept.wait(PAUSE_S)
             else:
                 self._kept.wait(ADOPT_S)
             self._kept.clear()
+
+    def _try_to_write_all(self) -> bool:
+        """False after what nobody expected: it is told once, and tried again."""
+        try:
+            self._write_all()
+        except Exception as error:
+            if repr(error) != self._surprise:
+                logger.exception("records wait in the spool")
+            self._surprise = repr(error)
+            # What a dead worker left may be the cause; it is not to hold up what comes.
+            self._adopt_at = time.monotonic() + ADOPT_S
+            return False
+        self._surprise = ""
+        return True
 
     def _write_all(self) -> None:
         """What dead workers left goes first: it is older."""
@@ -192,7 +214,7 @@ class Recorder:
             self._adopt_at = time.monotonic() + ADOPT_S
         self._write_spool(self._spool)
         self._tell()
-        if self.keep_s and not self._failing and time.monotonic() >= self._forget_at:
+        if self._must_forget() and not self._failing and not self._closing.is_set():
             self._forget()
 
     def _take_over(self, orphan: Spool) -> None:
@@ -205,8 +227,10 @@ class Recorder:
             self.observer.recorded("lost", lost)
         if orphan.waiting:
             logger.info("%d records of %s are replayed", orphan.waiting, orphan.name)
-        self._write_spool(orphan)
-        orphan.close()
+        try:
+            self._write_spool(orphan)
+        finally:
+            orphan.close()
 
     def _write_spool(self, spool: Spool) -> None:
         try:
@@ -239,12 +263,15 @@ class Recorder:
             self.observer.recorded("written", len(records))
         return True
 
+    def _must_forget(self) -> bool:
+        return self.keep_s > 0 and time.monotonic() >= self._forget_at
+
     def _forget(self) -> None:
-        """Delete what is too old."""
+        """Delete some of what is too old. Of very much, the next part has its turn after what waits."""
         self._forget_at = time.monotonic() + FORGET_S
         try:
-            while not self._closing.is_set() and self.ledger.forget(time.time() - self.keep_s):
-                pass
+            if self.ledger.forget(time.time() - self.keep_s):
+                self._forget_at = 0.0
         except LedgerError as error:
             logger.warning("what is too old stays for now: %s", error)
 

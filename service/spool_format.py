@@ -39,7 +39,14 @@ def encode(records: Sequence[PredictionRecord]) -> bytes:
 
 
 def decode(data: bytes) -> list[PredictionRecord]:
-    """Raises ValueError where a record lacks what it cannot be without."""
+    """Raises ValueError where it is none of ours, or a record lacks what it cannot be without."""
+    try:
+        return _decode(data)
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"records: found what is none of ours ({error!r})") from error
+
+
+def _decode(data: bytes) -> list[PredictionRecord]:
     line, _, blob = data.partition(b"\n")
     head = json.loads(line)
     plain, columns = tuple(head["plain"]), tuple(head["columns"])

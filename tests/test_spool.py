@@ -71,6 +71,15 @@ def test_what_another_version_wrote_is_read_by_its_names() -> None:
         decode(data.replace(b'"category"', b'"gone"'))
 
 
+@pytest.mark.parametrize(
+    "head",
+    [b"{}", b"[]", b"7", b'{"plain": [], "columns": [], "rows": [7]}', b"[" * 100_000, b"no JSON", b"\xff"],
+)
+def test_what_is_none_of_ours_is_told(head: bytes) -> None:
+    with pytest.raises(ValueError, match="none of ours|Expecting value|can't decode"):
+        decode(head + b"\n")
+
+
 def test_entries_come_in_the_order_they_were_kept(spool: Spool) -> None:
     for number in range(3 * CACHED):
         keep(spool, f"a{number}", f"b{number}")
