@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAX_WAITING = 20_000  # records in memory, where the spool takes none; with both embeddings about 2 kB each
 CHUNK = 500  # records a transaction
 PAUSE_S = 0.5  # between memory and spool, so that a transaction holds more than one batch
-IN_MEMORY_BYTES = 64 * 2**20  # of a spool without a folder
+IN_MEMORY_BYTES = 32 * 2**20  # that wait in a spool without a folder; it takes at most twice as much
 RETRY_S = 1.0  # between attempts while the database is away
 ADOPT_S = 10.0  # between looks for what dead workers left
 FORGET_S = 600.0  # between looks for what is too old

@@ -63,7 +63,7 @@ class Settings:
             "AISLE_SPOOL_BYTES",
             str(2**30),
             integer(2**20, 2**40),
-            "most that a worker keeps below AISLE_HOME/spool while the database is away; more is dropped",
+            "most of a worker that waits in AISLE_HOME/spool, in a file up to twice as long; more is dropped",
         )
     )
     device: str = field(metadata=DEVICE)

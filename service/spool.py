@@ -19,7 +19,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aisle.ledger import PredictionRecord
@@ -27,6 +27,7 @@ from service.spool_format import decode, encode
 
 SUFFIX = ".spool"
 CACHED = 20  # entries that are in memory too, and need not be read back
+COPIED_BYTES = 2**20  # at once, when what waits is moved
 MAGIC = b"AISLESP1"
 _PAGE = mmap.PAGESIZE
 # Magic; where what is done with ends, and what is written; records taken, kept, done with.
@@ -35,7 +36,7 @@ _ENTRY = struct.Struct("<III")  # bytes, records, checksum
 
 
 class SpoolFullError(OSError):
-    """The file has reached its bound."""
+    """As much waits in the file as may."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,9 +49,10 @@ class Entry:
 
 
 class Spool:
-    """One worker's file; `limit_bytes` bounds it. Of all records that it `took`, those `kept` are in the file
-    or were given up knowingly; the rest are lost when the process dies. Thread-safe. Raises OSError as files
-    do, and ValueError where the file is none of ours, or damaged."""
+    """One worker's file; `limit_bytes` bounds what waits in it, and the file is at most twice as long. Of all
+    records that it `took`, those `kept` are in the file or were given up knowingly; the rest are lost when
+    the process dies. Any thread may add to it, one reads and finishes. Raises OSError as files do, and
+    ValueError where the file is none of ours, or damaged."""
 
     def __init__(self, file: int, path: Path | None, *, limit_bytes: int) -> None:
         self.path = path
@@ -121,9 +123,10 @@ class Spool:
         written = _ENTRY.pack(len(data), len(records), zlib.crc32(data)) + data
         with self._lock:
             entry = Entry(start=self._end, end=self._end + len(written), records=records)
-            if entry.end > self.limit_bytes:
+            waiting = entry.end - self._done_to
+            if waiting > self.limit_bytes or entry.end - _PAGE > 2 * self.limit_bytes:
                 raise SpoolFullError(
-                    f"{self.name}: found {entry.end:,} bytes, wanted at most {self.limit_bytes:,}"
+                    f"{self.name}: found {waiting:,} bytes, wanted at most {self.limit_bytes:,}"
                 )
             try:
                 _write_all(self._file, written, entry.start)
@@ -150,7 +153,8 @@ class Spool:
         return self._read(start)
 
     def finish(self, entry: Entry) -> None:
-        """The first entry is done with. An empty file begins anew."""
+        """The first entry is done with. An empty file begins anew, and one whose first half is done with is
+        cut to what waits."""
         with self._lock:
             self.done += len(entry.records)
             self._done_to = entry.end
@@ -158,6 +162,8 @@ class Spool:
                 self._begin_anew()
             else:
                 self._write_counts()
+        with suppress(OSError):  # until the counts are written nothing has moved
+            self._move_to_front()
 
     def set_aside(self) -> int:
         """Give up what waits, because it cannot be read; a copy stays beside the file. How many they were."""
@@ -187,6 +193,32 @@ class Spool:
             raise ValueError(f"{self.name}: found {len(decoded)} records at {start:,}, wanted {records}")
         return Entry(start=start, end=start + _ENTRY.size + size, records=decoded)
 
+    def _move_to_front(self) -> None:
+        """Copy what waits over what is done with, once this is `limit_bytes` or more. The copy covers nothing
+        that waits, and the counts are written last: whoever dies before leaves the old file, whoever dies
+        after the new one. Answers wait for the lock, so most is copied without it."""
+        start = copied = self._done_to
+        gap = start - _PAGE
+        if gap < max(self.limit_bytes, self._end - start):
+            return
+        while self._end - copied > COPIED_BYTES:
+            copied += self._copy(copied, copied - gap, COPIED_BYTES)
+        with self._lock:
+            while copied < self._end:
+                copied += self._copy(copied, copied - gap, self._end - copied)
+            self._done_to, self._end = _PAGE, self._end - gap
+            moved = [replace(entry, start=entry.start - gap, end=entry.end - gap) for entry in self._cached]
+            self._cached = deque(moved, maxlen=CACHED)
+            self._write_counts()
+            os.ftruncate(self._file, self._end)
+
+    def _copy(self, start: int, to: int, size: int) -> int:
+        data = os.pread(self._file, size, start)
+        if not data:
+            raise OSError(f"{self.name}: found its end at {start:,}, wanted {size:,} bytes more")
+        _write_all(self._file, data, to)
+        return len(data)
+
     def _begin_anew(self) -> None:
         # The counts first: dying in between leaves bytes behind that nobody reads.
         self._end = self._done_to = _PAGE
@@ -196,7 +228,8 @@ class Spool:
 
     def _write_counts(self) -> None:
         counts = (self._done_to, self._end, self.taken, self.kept, self.done)
-        _COUNTS.pack_into(self._counts, 0, MAGIC, *counts)
+        # At once: a process that packs field by field may die in between.
+        self._counts[: _COUNTS.size] = _COUNTS.pack(MAGIC, *counts)
 
 
 def adopt(folder: Path, *, limit_bytes: int) -> Iterator[Spool]:

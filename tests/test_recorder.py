@@ -164,7 +164,7 @@ def test_records_wait_in_the_spool_while_the_database_is_away_and_are_replayed_i
 
 
 def test_what_finds_no_room_anywhere_is_dropped_and_counted(tmp_path: Path, classifier: Classifier) -> None:
-    told = Told(AWAY, tmp_path, max_waiting=3, limit_bytes=5_000)  # a page and no record
+    told = Told(AWAY, tmp_path, max_waiting=3, limit_bytes=100)  # less than a record
     engine = Engine(classifier, Pantry(), write_back=False)
     told.record(engine, [Item(text="train")] * 5, IDS[:5])
     assert told.counts["dropped"] == 2

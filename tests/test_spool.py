@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,6 +144,75 @@ def test_a_full_spool_takes_nothing_and_stays_whole(tmp_path: Path) -> None:
         spool.append([another(f"b{i}") for i in range(50)])
     keep(spool, "c")
     assert drain(spool) == ["a", "c"]
+
+
+def test_a_backlog_that_drains_slowly_leaves_room_for_what_comes(tmp_path: Path) -> None:
+    spool = Spool.open_new(tmp_path, limit_bytes=10_000)
+    found = []
+    keep(spool, "a", "b", "c")
+    for number in range(100):
+        keep(spool, str(number))
+        entry = spool.first()
+        assert entry is not None
+        found += [record.prediction_id for record in entry.records]
+        spool.finish(entry)
+        assert os.fstat(spool._file).st_size < 25_000  # a page, and twice the bound
+    assert [*found, *drain(opened_again(spool))] == ["a", "b", "c", *map(str, range(100))]
+
+
+KILLED_WHILE_MOVING = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import numpy as np
+from test_ledger import another
+from service.spool import Spool
+
+def dying(call, die_at, step=iter(range(1_000_000))):
+    def step_and_die():
+        if next(step) == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+    def called(*given):
+        step_and_die()
+        returned = call(*given)
+        step_and_die()
+        return returned
+    return called
+
+def move(spool, die_at):
+    vector = np.zeros(310_000, dtype=np.float16)
+    def keep(number):
+        spool.took(1)
+        spool.append([another(f"p{number}", text_embedding=vector)])
+    for number in range(11):
+        keep(number)
+        if number >= 5:
+            spool.finish(spool.first())
+    os.pwrite, os.ftruncate = dying(os.pwrite, die_at), dying(os.ftruncate, die_at)
+    spool.finish(spool.first())  # 7 of 11 are done with, 4.3 MB
+    os._exit(0)
+
+died, die_at = True, 0
+while died:
+    child = os.fork()
+    if child == 0:
+        move(Spool.open_new(Path(sys.argv[1]), limit_bytes=2**22), die_at)
+    died = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    die_at += 1
+"""
+
+
+def test_who_dies_while_what_waits_is_moved_leaves_all_of_it(tmp_path: Path) -> None:
+    tests = str(Path(__file__).parent)
+    subprocess.run([sys.executable, "-c", KILLED_WHILE_MOVING, str(tmp_path), tests], check=True)
+    sizes = []
+    for orphan in adopt(tmp_path, limit_bytes=2**22):
+        sizes.append(os.fstat(orphan._file).st_size)
+        assert drain(orphan) == ["p7", "p8", "p9", "p10"]
+        orphan.close()
+    # Before and after each of three copies and of the cut, and once without a death.
+    moved = [size < 3_000_000 for size in sizes]
+    assert moved == [False] * 6 + [True] * 3
 
 
 def test_a_full_disk_takes_nothing_and_the_spool_stays_whole() -> None:
