@@ -25,8 +25,8 @@ CHALLENGER = "challenger"  # the other role of a deployment
 class PredictionRecord:
     """One answer. `number` orders the ledger and is 0 before it is written. `role` is what the model was to
     the product: champion, canary or shadow. `title` is the beginning of the product's; `latency_s` is from
-    the request's arrival on. Embeddings are float16 [D] and [E]; None where the modality was absent or this
-    answer was not sampled."""
+    the request, once it was read, to the answer, waits included. Embeddings are float16 [D] and [E]; None
+    where the modality was absent or this answer was not sampled."""
 
     prediction_id: str
     at_s: float

@@ -42,8 +42,8 @@ _LONG_TEXT_CHARS = 4_000  # of a request: cleaning more takes longer than a trip
 
 @dataclass(kw_only=True, slots=True)
 class Ticket:
-    """One request's: when it came (perf_counter); False once nobody waits for its answers, so that no batch
-    is spent on them."""
+    """One request's, or one portion's of it: when the request came to the desk (perf_counter); False once
+    nobody waits for its answers, so that no batch is spent on them."""
 
     began: float = field(default_factory=time.perf_counter)
     wanted: bool = True
@@ -122,6 +122,7 @@ class Desk:
         """Raises RequestError only when the request as a whole has no answer (504, 429 or 401). More than
         a batch holds is bulk, whatever `terms` say. Where the client has `pinned` the version in service, a
         canary does not answer."""
+        began = time.perf_counter()
         if self.charge is not None:
             self.charge(len(given))
         timeout_s = self._timeout_s(terms)
@@ -130,9 +131,9 @@ class Desk:
         engine = self.champion() if pinned else self.route(_first_id(given))
         try:
             async with asyncio.timeout(timeout_s):
-                reply = await work(given, top_k, timeout_s, engine)
+                reply = await work(given, top_k, timeout_s, engine, began)
                 if any(_is_challengers_failure(outcome) for outcome in reply.outcomes):
-                    reply = await work(given, top_k, timeout_s, self.champion())
+                    reply = await work(given, top_k, timeout_s, self.champion(), began)
                 return reply
         except TimeoutError as error:
             found, wanted = f"no answer after {timeout_s:.3g} s", "one in time"
@@ -158,29 +159,31 @@ class Desk:
         return min(self.request_timeout_s, own_s)
 
     async def _classify_at_once(
-        self, given: Sequence[Given], top_k: int, timeout_s: float, engine: Engine
+        self, given: Sequence[Given], top_k: int, timeout_s: float, engine: Engine, began: float
     ) -> Reply:
         with self.gate.interactive(places(given), timeout_s):
-            answers = await self._answer(given, top_k, engine)
+            answers = await self._answer(given, top_k, engine, began)
         return _reply(engine, answers)
 
     async def _classify_bulk(
-        self, given: Sequence[Given], top_k: int, timeout_s: float, engine: Engine
+        self, given: Sequence[Given], top_k: int, timeout_s: float, engine: Engine, began: float
     ) -> Reply:
         at_once = asyncio.Semaphore(PORTIONS_AT_ONCE)
 
         async def answer(portion: Sequence[Given]) -> list[Answer | Outcome]:
             async with at_once, self.gate.bulk(places(portion)):
-                return await self._answer(portion, top_k, engine)
+                return await self._answer(portion, top_k, engine, began)
 
         with self.gate.bulk_request(places(given)):
             async with asyncio.TaskGroup() as tasks:
                 begun = [tasks.create_task(answer(part)) for part in portions(given, self.gate.batch)]
         return _reply(engine, [one for task in begun for one in task.result()])
 
-    async def _answer(self, given: Sequence[Given], top_k: int, engine: Engine) -> list[Answer | Outcome]:
+    async def _answer(
+        self, given: Sequence[Given], top_k: int, engine: Engine, began: float
+    ) -> list[Answer | Outcome]:
         """An Answer, or a fault, for each product of at most a batch."""
-        ticket = Ticket()
+        ticket = Ticket(began=began)
         with self.telemetry.stage("prepare"):
             prepared = await self._prepare(given, top_k, engine, ticket)
         try:

@@ -78,7 +78,7 @@ def _since(late: Late | None, model: str) -> str | None:
 
 
 def _latency(late: Late | None) -> dict[str, Any] | None:
-    """Of the newest answers, from arrival to answer."""
+    """Of the newest answers, from when their requests were read."""
     known = sorted(one.latency_s for one in late.newest if one.latency_s is not None) if late else []
     if not known:
         return None

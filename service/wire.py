@@ -189,7 +189,7 @@ class RecordedOut(Strict):
     confidence: float
     accepted: bool
     vectors: VectorsOut
-    latency_s: float | None = Field(description="from the request's arrival to the answer")
+    latency_s: float | None = Field(description="from the request, once read, to the answer, waits included")
     text_chars: int | None
     language: str | None
     image_width: int | None

@@ -85,6 +85,20 @@ def test_every_product_gets_its_own_answer(service: TinyService, priority: Prior
     assert len(parcels) <= 9 + 51 // IDS_A_PLACE + 9  # a portion's last parcel may be half empty
 
 
+def test_every_portion_of_a_bulk_request_began_when_the_request_came(service: TinyService) -> None:
+    began: list[float] = []
+    queue = service.dispatch.batch_infer
+
+    async def watched(items: list[Parcel]) -> list:
+        began.extend(job.ticket.began for parcel in items for job in parcel)
+        return await queue(items)
+
+    service.dispatch.batch_infer = watched  # type: ignore[method-assign, assignment]
+    asyncio.run(service.desk.classify([WITH_TEXT] * 12, 1, Terms(priority=Priority.BULK)))
+    assert len(began) == 12
+    assert len(set(began)) == 1
+
+
 def test_a_parcel_that_is_shed_is_shed_with_all_its_products(service: TinyService) -> None:
     late = RequestError(429, "latency", field="request", found="a wait", wanted="none")
 
