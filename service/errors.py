@@ -101,6 +101,11 @@ def sendable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
+def shortened(text: str, most: int = 60) -> str:
+    """Text that quotes a client, or its beginning."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def error_response(error: RequestError) -> Response:
     return json_response({"error": error_object(error)}, error.status, error.headers)
 

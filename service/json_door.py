@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails, from_json, to_json
 from aisle.errors import ProductError
 from aisle.product import Product
 from service.desk import Given
-from service.errors import RequestError
+from service.errors import RequestError, shortened
 from service.wire import MAX_PRODUCTS, MAX_TOP_K, ClassifyIn, Envelope, ProductIn
 
 _WANTED = {
@@ -75,7 +75,7 @@ def broken_text(data: Any, whole: str) -> tuple[str, str]:
     """The field of an object, or `whole`, that holds half of a surrogate pair; and what was found."""
     fields = data.items() if isinstance(data, dict) else ()
     broken = [name for name, value in fields if name.isascii() and encodable_json(value) is None]
-    return (_shortened(broken[0]) if broken else whole), "half of a surrogate pair"
+    return (shortened(broken[0]) if broken else whole), "half of a surrogate pair"
 
 
 def _number(digits: str) -> int | float:
@@ -149,7 +149,7 @@ def _product_error(detail: ErrorDetails) -> ProductError:
 
 def _field(detail: ErrorDetails, whole: str) -> str:
     name = ".".join(str(part) for part in detail["loc"])
-    return _shortened(name) or whole
+    return shortened(name) or whole
 
 
 def _one_of(model: type[ProductIn] | type[Envelope]) -> str:
@@ -163,8 +163,4 @@ def describe(value: Any) -> str:
     if isinstance(value, str):
         return f"a string of {len(value):,} characters"
     name = _JSON_NAMES[type(value)]
-    return name if isinstance(value, list | dict) else f"{name} ({_shortened(str(value).lower())})"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
+    return name if isinstance(value, list | dict) else f"{name} ({shortened(str(value).lower())})"

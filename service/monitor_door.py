@@ -16,7 +16,7 @@ import psutil
 from aisle.ledger import Deployment, Event, Ledger, PredictionFilter, PredictionRecord
 from service.errors import RequestError
 from service.ledger_reader import LedgerReader
-from service.predictions_door import time_text
+from service.ledger_wire import time_text
 from service.telemetry import Telemetry
 
 NEWEST = 1_000  # predictions, and labels, that are "of late"

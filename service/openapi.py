@@ -9,7 +9,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from service import predictions_door, product_door
-from service.predictions_door import Parameter
+from service.ledger_wire import Parameter
 from service.wire import (
     MAX_LABELS,
     MAX_PRODUCTS,

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from starlette.datastructures import QueryParams
 
 from aisle.ledger import Label, Ledger, PredictionFilter, PredictionRecord
 from aisle.taxonomy import Taxonomy
-from service.errors import RequestError
 from service.ledger_reader import LedgerReader
+from service.ledger_wire import (
+    Parameter,
+    category_object,
+    label_object,
+    of_text,
+    read_query,
+    time_text,
+)
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1_000
-MAX_TEXT_CHARS = 256
 _CURSOR = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)-(\d{1,18})", re.ASCII)
 
 Place = tuple[float, int]  # in the order of a page
-
-
-def _text(given: str) -> str:
-    if not 0 < len(given) <= MAX_TEXT_CHARS or "\0" in given:
-        raise ValueError
-    given.encode()
-    return given
 
 
 def _yes_or_no(given: str) -> bool:
@@ -71,22 +69,6 @@ def _cursor(given: str) -> Place:
 _A_TIME = "a time with its zone (RFC 3339), or seconds since 1970"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parameter:
-    """`into` is its name in PredictionFilter or in `read_page`; `parse` raises ValueError, KeyError or
-    OverflowError; `schema` is OpenAPI's."""
-
-    into: str
-    parse: Callable[[str], Any]
-    wanted: str
-    schema: Mapping[str, Any]
-
-
-def _of_text(into: str) -> Parameter:
-    schema = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_CHARS}
-    return Parameter(into=into, parse=_text, wanted=f"1 to {MAX_TEXT_CHARS} characters", schema=schema)
-
-
 def _of_yes_or_no(into: str) -> Parameter:
     return Parameter(into=into, parse=_yes_or_no, wanted="true or false", schema={"type": "boolean"})
 
@@ -101,9 +83,9 @@ def _of_time(into: str) -> Parameter:
 
 
 PARAMETERS: Mapping[str, Parameter] = {
-    "product_id": _of_text("product_id"),
-    "model": _of_text("model"),
-    "category": _of_text("category"),
+    "product_id": of_text("product_id"),
+    "model": of_text("model"),
+    "category": of_text("category"),
     "accepted": _of_yes_or_no("accepted"),
     "labelled": _of_yes_or_no("labelled"),
     "min_confidence": _of_share("min_confidence"),
@@ -140,23 +122,6 @@ async def read_page(query: QueryParams, reader: LedgerReader, taxonomy: Taxonomy
     }
 
 
-def read_query(query: QueryParams, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
-    """Values by what their parameters go `into`. Raises RequestError (422)."""
-    values: dict[str, Any] = {}
-    for name, given in query.multi_items():
-        if name not in parameters:
-            wanted = f"of {', '.join(parameters)}"
-            raise _wrong("query", f"a parameter {_clipped(name)}", wanted)
-        parameter = parameters[name]
-        if parameter.into in values:
-            raise _wrong(name, "it twice", "it once")
-        try:
-            values[parameter.into] = parameter.parse(given)
-        except (ValueError, KeyError, OverflowError) as error:
-            raise _wrong(name, _clipped(given), parameter.wanted) from error
-    return values
-
-
 def cursor_of(page: Sequence[PredictionRecord]) -> str:
     """The place of the last record; `repr` of its time, because one digit less would be another place."""
     return f"{page[-1].at_s!r}-{page[-1].number}"
@@ -182,27 +147,3 @@ def prediction_object(record: PredictionRecord, label: Label | None, taxonomy: T
         "image_height": columns.image_height,
         "label": None if label is None else label_object(label, taxonomy),
     }
-
-
-def label_object(label: Label, taxonomy: Taxonomy) -> dict[str, Any]:
-    category = category_object(label.category, taxonomy)
-    return {"category": category, "source": label.source, "at": time_text(label.at_s)}
-
-
-def category_object(code: str, taxonomy: Taxonomy) -> dict[str, Any]:
-    """`name` is None of a code that the model in service does not know."""
-    name = taxonomy[taxonomy.index(code)].name if code in taxonomy.codes else None
-    return {"code": code, "name": name}
-
-
-def time_text(at_s: float) -> str:
-    """RFC 3339, in UTC."""
-    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _wrong(field: str, found: str, wanted: str) -> RequestError:
-    return RequestError(422, "value_wrong", field=field, found=found, wanted=wanted)
-
-
-def _clipped(given: str) -> str:
-    return repr(given if len(given) <= 60 else given[:60] + "...")

@@ -10,17 +10,9 @@ from aisle.ledger import KnownProduct, Label, Ledger
 from aisle.taxonomy import Taxonomy
 from service.errors import RequestError
 from service.ledger_reader import LedgerReader
-from service.predictions_door import (
-    PARAMETERS as PAGE_PARAMETERS,
-)
-from service.predictions_door import (
-    category_object,
-    label_object,
-    read_query,
-    time_text,
-)
+from service.ledger_wire import category_object, label_object, of_text, read_query, time_text
 
-PARAMETERS = {"product_id": PAGE_PARAMETERS["product_id"]}
+PARAMETERS = {"product_id": of_text("product_id")}
 
 
 async def read_product(query: QueryParams, reader: LedgerReader, taxonomy: Taxonomy) -> dict[str, Any]:
