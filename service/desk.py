@@ -28,6 +28,7 @@ from service.errors import CHALLENGER_FAILED, OVERLOADED_STATUS, RequestError
 from service.fair_pool import FairPool
 from service.telemetry import Telemetry
 from service.terms import DEFAULT, Priority, Terms
+from service.wire import Ask
 
 if TYPE_CHECKING:
     from aisle.classifier import Item
@@ -117,7 +118,7 @@ class Desk:
         self._pool = FairPool(decode_threads, name="decode")
 
     async def classify(
-        self, given: Sequence[Given], top_k: int, terms: Terms = DEFAULT, *, pinned: bool = False
+        self, given: Sequence[Given], ask: Ask, terms: Terms = DEFAULT, *, pinned: bool = False
     ) -> Reply:
         """Raises RequestError only when the request as a whole has no answer (504, 429 or 401). More than
         a batch holds is bulk, whatever `terms` say. Where the client has `pinned` the version in service, a
@@ -131,9 +132,9 @@ class Desk:
         engine = self.champion() if pinned else self.route(_first_id(given))
         try:
             async with asyncio.timeout(timeout_s):
-                reply = await work(given, top_k, timeout_s, engine, began)
+                reply = await work(given, ask, timeout_s, engine, began)
                 if any(_is_challengers_failure(outcome) for outcome in reply.outcomes):
-                    reply = await work(given, top_k, timeout_s, self.champion(), began)
+                    reply = await work(given, ask, timeout_s, self.champion(), began)
                 return reply
         except TimeoutError as error:
             found, wanted = f"no answer after {timeout_s:.3g} s", "one in time"
@@ -159,20 +160,20 @@ class Desk:
         return min(self.request_timeout_s, own_s)
 
     async def _classify_at_once(
-        self, given: Sequence[Given], top_k: int, timeout_s: float, engine: Engine, began: float
+        self, given: Sequence[Given], ask: Ask, timeout_s: float, engine: Engine, began: float
     ) -> Reply:
         with self.gate.interactive(places(given), timeout_s):
-            answers = await self._answer(given, top_k, engine, began)
+            answers = await self._answer(given, ask, engine, began)
         return _reply(engine, answers)
 
     async def _classify_bulk(
-        self, given: Sequence[Given], top_k: int, timeout_s: float, engine: Engine, began: float
+        self, given: Sequence[Given], ask: Ask, timeout_s: float, engine: Engine, began: float
     ) -> Reply:
         at_once = asyncio.Semaphore(PORTIONS_AT_ONCE)
 
         async def answer(portion: Sequence[Given]) -> list[Answer | Outcome]:
             async with at_once, self.gate.bulk(places(portion)):
-                return await self._answer(portion, top_k, engine, began)
+                return await self._answer(portion, ask, engine, began)
 
         with self.gate.bulk_request(places(given)):
             async with asyncio.TaskGroup() as tasks:
@@ -180,12 +181,12 @@ class Desk:
         return _reply(engine, [one for task in begun for one in task.result()])
 
     async def _answer(
-        self, given: Sequence[Given], top_k: int, engine: Engine, began: float
+        self, given: Sequence[Given], ask: Ask, engine: Engine, began: float
     ) -> list[Answer | Outcome]:
         """An Answer, or a fault, for each product of at most a batch."""
         ticket = Ticket(began=began)
         with self.telemetry.stage("prepare"):
-            prepared = await self._prepare(given, top_k, engine, ticket)
+            prepared = await self._prepare(given, ask, engine, ticket)
         try:
             answers = iter(await self._dispatch([job for job in prepared if isinstance(job, Job)]))
         finally:
@@ -193,7 +194,7 @@ class Desk:
         return [next(answers) if isinstance(job, Job) else job for job in prepared]
 
     async def _prepare(
-        self, given: Sequence[Given], top_k: int, engine: Engine, ticket: Ticket
+        self, given: Sequence[Given], ask: Ask, engine: Engine, ticket: Ticket
     ) -> list[Job | ProductError]:
         """Pictures, and all texts of a request with much text, are prepared in the pool; the rest at once."""
         much_text = sum(_text_chars(product) for product in given) > _LONG_TEXT_CHARS
@@ -202,18 +203,18 @@ class Desk:
             for row, product in enumerate(given)
             if isinstance(product, Product) and (much_text or product.image is not None)
         ]
-        calls = [functools.partial(self._prepare_now, given[row], top_k, engine, ticket) for row in slow]
+        calls = [functools.partial(self._prepare_now, given[row], ask, engine, ticket) for row in slow]
         done = dict(zip(slow, await self._pool.run(calls), strict=True)) if calls else {}
         return [
-            done[row] if row in done else self._prepare_now(product, top_k, engine, ticket)
+            done[row] if row in done else self._prepare_now(product, ask, engine, ticket)
             for row, product in enumerate(given)
         ]
 
-    def _prepare_now(self, product: Given, top_k: int, engine: Engine, ticket: Ticket) -> Job | ProductError:
+    def _prepare_now(self, product: Given, ask: Ask, engine: Engine, ticket: Ticket) -> Job | ProductError:
         if isinstance(product, ProductError):
             return product
         try:
-            item = engine.classifier.prepare(product, top_k)
+            item = engine.classifier.prepare(product, ask.top_k, explain=ask.explain)
         except ProductError as error:
             return error
         return Job(

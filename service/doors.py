@@ -92,16 +92,16 @@ class Doors:
         body = await request.body()
         with desk.telemetry.stage("parse"):
             terms = read_terms(request.headers)
-            given, top_k = read_json(request.headers.get("content-type", ""), body)
-        return self._respond(given, await desk.classify(given, top_k, terms))
+            given, ask = read_json(request.headers.get("content-type", ""), body)
+        return self._respond(given, await desk.classify(given, ask, terms))
 
     async def upload(self, request: Request) -> Response:
         desk = self.desk()
         body = await request.body()
         with desk.telemetry.stage("parse"):
             terms = read_terms(request.headers)
-            given, top_k = await read_upload(request.headers, body)
-        return self._respond([given], await desk.classify([given], top_k, terms))
+            given, ask = await read_upload(request.headers, body)
+        return self._respond([given], await desk.classify([given], ask, terms))
 
     async def label(self, request: Request) -> Response:
         given = read_labels(request.headers.get("content-type", ""), await request.body())

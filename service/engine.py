@@ -112,7 +112,9 @@ class Engine:
             turn = time.perf_counter()
             embedded = self.classifier.embed(items, reading.stored if reading else None)
             encoded = time.perf_counter()
-            outcomes: list[Outcome] = list(self.classifier.decide(embedded, [item.top_k for item in items]))
+            answers = self.classifier.decide(embedded, [item.top_k for item in items])
+            explain = [item.explain for item in items]
+            outcomes: list[Outcome] = list(self.classifier.explained(embedded, answers, explain))
         if reading is not None and not reading.available:
             outcomes = [_not_its_fault(*pair) for pair in zip(items, outcomes, strict=True)]
         seconds = {"features": read - began, "embed": encoded - turn, "decide": time.perf_counter() - encoded}

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 
 from aisle.errors import ProductError
-from aisle.prediction import Candidate, Prediction, Source
+from aisle.prediction import Candidate, Explanation, Prediction, PredictionSet, Source
 from aisle.product import Product
 from service.desk import Desk, Given, Reply, worst_fault
 from service.engine import Outcome
@@ -18,7 +18,7 @@ from service.guard import HeldBytes
 from service.protos import classifier_pb2 as pb
 from service.protos.classifier_pb2_grpc import ClassifierServicer
 from service.terms import Priority, Terms
-from service.wire import DEFAULT_TOP_K, MAX_PRODUCTS, MAX_TOP_K
+from service.wire import DEFAULT_TOP_K, MAX_PRODUCTS, MAX_TOP_K, Ask
 
 STREAM_WINDOW = 4  # requests of one stream that are under way at once: decoding beside the model
 
@@ -93,15 +93,15 @@ class GrpcDoor(ClassifierServicer):
     async def _classify(self, request: pb.ClassifyRequest, terms: Terms) -> tuple[list[Given], Reply]:
         desk = self.desk()
         with desk.telemetry.stage("parse"):
-            given, top_k = read_request(request)
+            given, ask = read_request(request)
         with holding(self.held, given, desk):
-            reply = await desk.classify(given, top_k, terms)
+            reply = await desk.classify(given, ask, terms)
         desk.telemetry.faults(reply.outcomes)
         return given, reply
 
 
-def read_request(request: pb.ClassifyRequest) -> tuple[list[Given], int]:
-    """Products and top_k. Raises RequestError."""
+def read_request(request: pb.ClassifyRequest) -> tuple[list[Given], Ask]:
+    """Products, and what is wanted of each answer. Raises RequestError."""
     if not 1 <= len(request.products) <= MAX_PRODUCTS:
         raise RequestError(
             422,
@@ -118,7 +118,8 @@ def read_request(request: pb.ClassifyRequest) -> tuple[list[Given], int]:
             found=f"a number ({request.top_k})",
             wanted=f"a whole number from 1 to {MAX_TOP_K}, or 0 for {DEFAULT_TOP_K}",
         )
-    return [_product_of(product) for product in request.products], request.top_k or DEFAULT_TOP_K
+    ask = Ask(top_k=request.top_k or DEFAULT_TOP_K, explain=request.explain)
+    return [_product_of(product) for product in request.products], ask
 
 
 def _product_of(given: pb.Product) -> Given:
@@ -156,6 +157,8 @@ def _result(product: Given, outcome: Outcome, prediction_id: str) -> pb.Result:
             image_only=_candidate(outcome.image_only) if outcome.image_only else None,
             text_vector=_SOURCES[outcome.text_source],
             image_vector=_SOURCES[outcome.image_source],
+            prediction_set=_set(outcome.prediction_set) if outcome.prediction_set else None,
+            explanation=_explanation(outcome.explanation) if outcome.explanation else None,
         )
     )
 
@@ -163,6 +166,25 @@ def _result(product: Given, outcome: Outcome, prediction_id: str) -> pb.Result:
 def _candidate(candidate: Candidate) -> pb.Candidate:
     category = pb.Category(code=candidate.category.code, name=candidate.category.name)
     return pb.Candidate(category=category, probability=candidate.probability)
+
+
+def _set(given: PredictionSet) -> pb.PredictionSet:
+    return pb.PredictionSet(codes=given.codes, coverage=given.coverage)
+
+
+def _explanation(given: Explanation) -> pb.Explanation:
+    return pb.Explanation(
+        text_bits=given.text_bits,
+        image_bits=given.image_bits,
+        neighbours=[
+            pb.Neighbour(
+                product_id=near.product_id,
+                category=pb.Category(code=near.category.code, name=near.category.name),
+                similarity=near.similarity,
+            )
+            for near in given.neighbours
+        ],
+    )
 
 
 def fault_message(fault: RequestError | ProductError) -> pb.Fault:

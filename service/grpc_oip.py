@@ -13,6 +13,7 @@ from service.grpc_calls import abort, holding, terms_of
 from service.guard import HeldBytes
 from service.protos import inference_pb2 as pb
 from service.protos.inference_pb2_grpc import GRPCInferenceServiceServicer
+from service.wire import Ask
 
 Context = grpc.aio.ServicerContext
 
@@ -62,7 +63,7 @@ class GrpcOip(GRPCInferenceServiceServicer):
                 terms = terms_of(context)
             with holding(self.held, given, desk):
                 pinned = request.model_version != ""
-                reply = await desk.classify(given, top_k, terms, pinned=pinned)
+                reply = await desk.classify(given, Ask(top_k=top_k), terms, pinned=pinned)
         except RequestError as error:
             desk.telemetry.error(error.reason)
             await abort(context, error)

@@ -12,12 +12,13 @@ from aisle.errors import ProductError
 from aisle.product import Product
 from service.desk import Given
 from service.errors import RequestError, shortened
-from service.wire import MAX_PRODUCTS, MAX_TOP_K, ClassifyIn, Envelope, ProductIn
+from service.wire import MAX_PRODUCTS, MAX_TOP_K, Ask, ClassifyIn, Envelope, ProductIn
 
 _WANTED = {
     "body": "an object with products",
     "products": f"a list of 1 to {MAX_PRODUCTS} products",
     "top_k": f"a whole number from 1 to {MAX_TOP_K}",
+    "explain": "true or false",
     "product": "an object with product_id, title, description or image",
     "image": "a string with the base64 of an image file",
 }
@@ -25,8 +26,9 @@ _BASE64_WANTED = "base64 without line breaks and without a data: prefix"
 _JSON_NAMES = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
 
-def read_json(content_type: str, body: bytes) -> tuple[list[Given], int]:
-    """Products and top_k of a request. Raises RequestError for a fault of the envelope.
+def read_json(content_type: str, body: bytes) -> tuple[list[Given], Ask]:
+    """Products of a request, and what it wants of each answer. Raises RequestError for a fault of the
+    envelope.
 
     A well-formed body is read in one pass, base64 included; only one with a fault is read product by
     product, so that the fault stays with its product.
@@ -36,7 +38,7 @@ def read_json(content_type: str, body: bytes) -> tuple[list[Given], int]:
         request = ClassifyIn.model_validate_json(body)
     except ValidationError:
         return _read_faulty(body)
-    return [_product_of(product) for product in request.products], request.top_k
+    return [_product_of(product) for product in request.products], _ask(request)
 
 
 def check_content_type(content_type: str, path: str) -> None:
@@ -86,13 +88,17 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
-def _read_faulty(body: bytes) -> tuple[list[Given], int]:
+def _ask(request: ClassifyIn | Envelope) -> Ask:
+    return Ask(top_k=request.top_k, explain=request.explain)
+
+
+def _read_faulty(body: bytes) -> tuple[list[Given], Ask]:
     data = parse_json(body)
     try:
         envelope = Envelope.model_validate(data)
     except ValidationError as error:
         raise _envelope_error(error.errors(include_url=False)[0]) from error
-    return [_read_product(product) for product in envelope.products], envelope.top_k
+    return [_read_product(product) for product in envelope.products], _ask(envelope)
 
 
 def _read_product(data: Any) -> Given:

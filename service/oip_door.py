@@ -20,6 +20,7 @@ from service.desk import PRODUCT_FAULT_STATUS, Desk, Given, Reply, worst_fault
 from service.errors import OIP_PATH, RequestError, json_response, sendable, sentence_response
 from service.json_door import broken_text, describe, encodable_json, parse_json
 from service.terms import read_terms
+from service.wire import Ask
 
 MODEL_PATH = f"{OIP_PATH}/models/{oip.MODEL}"
 INFER = f"{MODEL_PATH}/infer"
@@ -112,7 +113,7 @@ class OipDoor:
             with desk.telemetry.stage("parse"):
                 terms = read_terms(request.headers)
                 query = read_query(request.headers, body)
-            reply = await desk.classify(query.given, query.top_k, terms)
+            reply = await desk.classify(query.given, Ask(top_k=query.top_k), terms)
         except RequestError as error:
             desk.telemetry.error(error.reason)
             return _refusal(error)

@@ -99,6 +99,7 @@ _FORM = {
         "title": {"type": "string"},
         "description": {"type": "string"},
         "top_k": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": 5},
+        "explain": {"type": "string", "enum": ["true", "false"], "default": "false"},
         "image": {"type": "string", "contentMediaType": "application/octet-stream"},
     },
     "additionalProperties": False,

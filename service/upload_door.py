@@ -17,16 +17,18 @@ from aisle.errors import ProductError
 from aisle.product import Product
 from service.desk import Given
 from service.errors import RequestError
-from service.wire import DEFAULT_TOP_K, MAX_TOP_K
+from service.wire import DEFAULT_TOP_K, MAX_TOP_K, Ask
 
-TEXT_FIELDS = ("product_id", "title", "description", "top_k")
+TEXT_FIELDS = ("product_id", "title", "description", "top_k", "explain")
 FIELDS = (*TEXT_FIELDS, "image")
 _MAX_TEXT_BYTES = 256 * 1024  # above what any text field may hold, so that the product's own limit answers
+_BOOLEANS = {"true": True, "false": False}
 _TOP_K = TypeAdapter(Annotated[int, Field(ge=1, le=MAX_TOP_K)])
 
 
-async def read_upload(headers: Mapping[str, str], body: bytes) -> tuple[Given, int]:
-    """The product and top_k of a form. Raises RequestError for a fault of the form itself."""
+async def read_upload(headers: Mapping[str, str], body: bytes) -> tuple[Given, Ask]:
+    """The product of a form, and what is wanted of its answer. Raises RequestError for a fault of the form
+    itself."""
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "multipart/form-data":
         found = repr(media_type[:60]) if media_type else "none"
@@ -40,8 +42,8 @@ async def read_upload(headers: Mapping[str, str], body: bytes) -> tuple[Given, i
     form = await _parse(headers, body)
     try:
         _check_fields(form)
-        top_k = _read_top_k(form)
-        return await _read_product(form), top_k
+        ask = Ask(top_k=_read_top_k(form), explain=_read_explain(form))
+        return await _read_product(form), ask
     finally:
         await form.close()
 
@@ -95,6 +97,14 @@ def _read_top_k(form: FormData) -> int:
         raise RequestError(
             422, "value_wrong", field="top_k", found=repr(str(text)[:60]), wanted=wanted
         ) from error
+
+
+def _read_explain(form: FormData) -> bool:
+    text = str(form.get("explain", "false"))
+    if text not in _BOOLEANS:
+        wanted = " or ".join(_BOOLEANS)
+        raise RequestError(422, "value_wrong", field="explain", found=repr(text[:60]), wanted=wanted)
+    return _BOOLEANS[text]
 
 
 async def _read_product(form: FormData) -> Given:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from aisle.errors import ProductError
-from aisle.prediction import Candidate, Prediction, PredictionSet
+from aisle.prediction import Candidate, Explanation, Prediction, PredictionSet
 from aisle.product import MAX_PRODUCT_ID_CHARS
 from service.errors import RequestError, error_object
 
@@ -21,6 +22,14 @@ _NO_CONTROLS = r"^[^\x00-\x1f]+$"  # PostgreSQL cannot hold a NUL
 _GIF = "R0lGODlhAQABAIAAAP///wAAACH5BAAAAAAALAAAAAABAAEAAAICRAEAOw=="  # a whole picture of one white pixel
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ask:
+    """What a request wants of each answer. `explain`: what each part added to it, and products like it."""
+
+    top_k: int = DEFAULT_TOP_K
+    explain: bool = False
+
+
 class Strict(BaseModel):
     """Unknown fields and lenient conversions are refused; base64 is decoded while JSON is parsed."""
 
@@ -28,6 +37,9 @@ class Strict(BaseModel):
 
 
 TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K, description="how many candidates to answer with, best first")]
+Explain = Annotated[
+    bool, Field(description="say what text and picture each added, and name products like it")
+]
 
 
 class ProductIn(Strict):
@@ -49,6 +61,7 @@ class ClassifyIn(Strict):
 
     products: Annotated[list[ProductIn], Field(min_length=1, max_length=MAX_PRODUCTS)]
     top_k: TopK = DEFAULT_TOP_K
+    explain: Explain = False
 
 
 class Envelope(Strict):
@@ -56,6 +69,7 @@ class Envelope(Strict):
 
     products: Annotated[list[Any], Field(min_length=1, max_length=MAX_PRODUCTS)]
     top_k: TopK = DEFAULT_TOP_K
+    explain: Explain = False
 
 
 class LabelIn(Strict):
@@ -123,6 +137,23 @@ class PredictionSetOut(Strict):
     coverage: float = Field(gt=0, lt=1, description="how often the true category is among them")
 
 
+class NeighbourOut(Strict):
+    """A product that the model learned from."""
+
+    product_id: str
+    category: CategoryOut
+    similarity: float = Field(description="at most 1: the mean cosine of the parts that were given")
+
+
+class ExplanationOut(Strict):
+    """Bits of a part are what it added to the answer's probability: one doubles it, a negative one spoke
+    against it. Those of both lead from "any category alike" to the confidence."""
+
+    text_bits: float | None = Field(description="null without text")
+    image_bits: float | None = Field(description="null without a picture")
+    neighbours: list[NeighbourOut] = Field(description="nearest first; none where the model carries none")
+
+
 class PredictionOut(Strict):
     prediction_id: str = Field(description="what a label of this answer refers to")
     product_id: str | None
@@ -136,6 +167,7 @@ class PredictionOut(Strict):
     prediction_set: PredictionSetOut | None = Field(
         None, description="codes that hold the true one; null where the model promises none"
     )
+    explanation: ExplanationOut | None = Field(None, description="where the request asks for it")
 
 
 class ErrorOut(Strict):
@@ -273,7 +305,7 @@ def result_object(
     """The PredictionOut or FaultOut of one product, as plain JSON values."""
     if not isinstance(outcome, Prediction):
         return {"error": error_object(outcome)}
-    return {
+    answer = {
         "prediction_id": prediction_id,
         "product_id": product_id,
         "category": {"code": outcome.category.code, "name": outcome.category.name},
@@ -285,10 +317,28 @@ def result_object(
         "vectors": {"text": outcome.text_source.value, "image": outcome.image_source.value},
         "prediction_set": _set(outcome.prediction_set),
     }
+    if outcome.explanation is not None:
+        answer["explanation"] = _explanation(outcome.explanation)
+    return answer
 
 
 def _set(given: PredictionSet | None) -> dict[str, Any] | None:
     return {"codes": list(given.codes), "coverage": given.coverage} if given else None
+
+
+def _explanation(given: Explanation) -> dict[str, Any]:
+    return {
+        "text_bits": given.text_bits,
+        "image_bits": given.image_bits,
+        "neighbours": [
+            {
+                "product_id": near.product_id,
+                "category": {"code": near.category.code, "name": near.category.name},
+                "similarity": near.similarity,
+            }
+            for near in given.neighbours
+        ],
+    }
 
 
 def _candidate(candidate: Candidate | None) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from aisle.text import TextEncoder
 from service.desk import IDS_A_PLACE, Given, Parcel, Ticket, places, portions
 from service.errors import RequestError
 from service.terms import Priority, Terms
+from service.wire import Ask
 
 WITH_TEXT = Product(title="a")
 ID_ALONE = Product(product_id="7")
@@ -70,7 +71,7 @@ def test_every_product_gets_its_own_answer(service: TinyService, priority: Prior
         Product(title=f"text {number}") if number % 7 == 0 else Product(product_id=f"id{number}")
         for number in range(60)
     ]
-    reply = asyncio.run(service.desk.classify(products, 1, Terms(priority=priority)))
+    reply = asyncio.run(service.desk.classify(products, Ask(top_k=1), Terms(priority=priority)))
     for product, outcome in zip(products, reply.outcomes, strict=True):
         if product.title:
             assert isinstance(outcome, Prediction)
@@ -109,6 +110,6 @@ def test_a_parcel_that_is_shed_is_shed_with_all_its_products(service: TinyServic
 
     service.dispatch.batch_infer = shed  # type: ignore[method-assign, assignment]
     products = [ID_ALONE] * (IDS_A_PLACE + 2) + [WITH_TEXT]
-    reply = asyncio.run(service.desk.classify(products, 1))
+    reply = asyncio.run(service.desk.classify(products, Ask(top_k=1)))
     assert reply.outcomes == [late] * (IDS_A_PLACE + 3)
     assert service.sample("aisle_shed_products_total", reason="latency") == IDS_A_PLACE + 3

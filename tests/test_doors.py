@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from pictures import jpeg
 from tiny_service import MODEL, TinyService, tiny_classifier, vectors
 
+from aisle.classifier import Classifier
 from aisle.image import ImageEncoder
+from aisle.neighbours import Neighbours
 from aisle.product import Product
 from aisle.text import TextEncoder
 from service.errors import overloaded
@@ -75,6 +79,60 @@ def test_256_products_are_answered_in_order(service: TinyService) -> None:
 def test_null_is_the_same_as_nothing(service: TinyService) -> None:
     given = {"product_id": None, "title": "a", "description": None, "image": None}
     assert service.classify([given]).json() == service.classify([{"title": "a"}]).json()
+
+
+def near(classifier: Classifier) -> Neighbours:
+    """Two products that the model learned from; the first is `vectors`' own."""
+    ones = np.ones((2, 2), dtype=np.float32)
+    held = vectors(classifier)
+    assert held.text_vector_D is not None
+    assert held.image_vector_E is not None
+    text, image = (np.stack([one, -one]) for one in (held.text_vector_D, held.image_vector_E))
+    return Neighbours.of(["like it", "unlike it"], np.array([2, 0]), text, image, ones)
+
+
+def test_an_answer_is_explained_where_the_request_asks_for_it(
+    tiny_text_encoder: TextEncoder, tiny_image_encoder: ImageEncoder
+) -> None:
+    plain = tiny_classifier(tiny_text_encoder, tiny_image_encoder)
+    bundle = replace(plain.bundle, neighbours=lambda: near(plain))
+    service = TinyService(Classifier(bundle, tiny_text_encoder, tiny_image_encoder, version=MODEL))
+    service.pantry.held["7"] = vectors(service.classifier)
+    answer = service.classify([{"product_id": "7"}, {"title": "wooden train"}], explain=True)
+    ClassifyOut.model_validate(answer.json())
+    both, text_alone = (result["explanation"] for result in answer.json()["results"])
+    confidence = answer.json()["results"][0]["confidence"]
+    assert 2 ** (both["text_bits"] + both["image_bits"]) / 3 == pytest.approx(confidence, rel=1e-4)
+    assert [one["product_id"] for one in both["neighbours"]] == ["like it", "unlike it"]
+    assert [one["category"]["code"] for one in both["neighbours"]] == [
+        service.classifier.taxonomy[place].code for place in (2, 0)
+    ]
+    assert [one["similarity"] for one in both["neighbours"]] == pytest.approx([1, -1], abs=2e-3)
+    assert text_alone["image_bits"] is None
+
+
+def test_an_answer_is_not_explained_unasked(service: TinyService) -> None:
+    [result] = service.classify([{"title": "wooden train"}]).json()["results"]
+    assert "explanation" not in result
+
+
+def test_an_upload_may_ask_why(service: TinyService) -> None:
+    asked = service.client.post(
+        "/v1/classify/upload", files={"title": (None, "train"), "explain": (None, "true")}
+    )
+    assert asked.json()["results"][0]["explanation"]["image_bits"] is None
+    wrong = service.client.post(
+        "/v1/classify/upload", files={"title": (None, "train"), "explain": (None, "yes")}
+    )
+    assert wrong.json()["error"]["message"] == "explain: found 'yes', wanted true or false"
+
+
+def test_explain_is_a_boolean(service: TinyService) -> None:
+    answer = service.classify([{"title": "train"}], explain="yes")
+    assert answer.status_code == 422
+    assert (
+        answer.json()["error"]["message"] == "explain: found a string of 3 characters, wanted true or false"
+    )
 
 
 def test_an_upload_keeps_its_text_as_text(service: TinyService) -> None:

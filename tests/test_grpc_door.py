@@ -65,6 +65,27 @@ def test_an_answer_is_the_json_doors_answer(server: LiveServer, stub: Classifier
     )
 
 
+def test_set_and_explanation_are_the_json_doors(server: LiveServer, stub: ClassifierStub) -> None:
+    given = [{"title": "train bois", "image": base64.b64encode(IMAGE).decode()}]
+    [one] = server.classify(given, explain=True).json()["results"]
+    products = [pb.Product(title="train bois", image=IMAGE)]
+    [result] = stub.Classify(pb.ClassifyRequest(products=products, explain=True), timeout=30).results
+    found, why = result.prediction, one["explanation"]
+    assert list(found.prediction_set.codes) == one["prediction_set"]["codes"]
+    assert found.prediction_set.coverage == one["prediction_set"]["coverage"]
+    assert found.explanation.text_bits == pytest.approx(why["text_bits"], abs=1e-3)
+    assert found.explanation.image_bits == pytest.approx(why["image_bits"], abs=1e-3)
+    assert [near.product_id for near in found.explanation.neighbours] == [
+        near["product_id"] for near in why["neighbours"]
+    ]
+    assert len(why["neighbours"]) == 5
+
+
+def test_who_does_not_ask_is_not_explained_to(stub: ClassifierStub) -> None:
+    [result] = stub.Classify(pb.ClassifyRequest(products=[pb.Product(title="train")]), timeout=30).results
+    assert not result.prediction.HasField("explanation")
+
+
 def test_a_bad_product_is_a_fault_in_its_own_place(stub: ClassifierStub) -> None:
     products = [pb.Product(title="train"), pb.Product(image=b"no image"), pb.Product(title="livre")]
     results = stub.Classify(pb.ClassifyRequest(products=products), timeout=30).results

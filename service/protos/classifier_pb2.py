@@ -24,31 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fservice/protos/classifier.proto\x12\x08\x61isle.v1\"E\n\x0f\x43lassifyRequest\x12#\n\x08products\x18\x01 \x03(\x0b\x32\x11.aisle.v1.Product\x12\r\n\x05top_k\x18\x02 \x01(\r\"s\n\x07Product\x12\x17\n\nproduct_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05title\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x12\n\x05image\x18\x04 \x01(\x0cH\x01\x88\x01\x01\x42\r\n\x0b_product_idB\x08\n\x06_image\"D\n\x10\x43lassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x07results\x18\x02 \x03(\x0b\x32\x10.aisle.v1.Result\"a\n\x06Result\x12*\n\nprediction\x18\x01 \x01(\x0b\x32\x14.aisle.v1.PredictionH\x00\x12 \n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0f.aisle.v1.FaultH\x00\x42\t\n\x07outcome\"\xe5\x02\n\nPrediction\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x17\n\nproduct_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12$\n\x08\x63\x61tegory\x18\x03 \x01(\x0b\x32\x12.aisle.v1.Category\x12\x12\n\nconfidence\x18\x04 \x01(\x01\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x05 \x01(\x08\x12 \n\x03top\x18\x06 \x03(\x0b\x32\x13.aisle.v1.Candidate\x12&\n\ttext_only\x18\x07 \x01(\x0b\x32\x13.aisle.v1.Candidate\x12\'\n\nimage_only\x18\x08 \x01(\x0b\x32\x13.aisle.v1.Candidate\x12+\n\x0btext_vector\x18\t \x01(\x0e\x32\x16.aisle.v1.VectorSource\x12,\n\x0cimage_vector\x18\n \x01(\x0e\x32\x16.aisle.v1.VectorSourceB\r\n\x0b_product_id\"&\n\x08\x43\x61tegory\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"F\n\tCandidate\x12$\n\x08\x63\x61tegory\x18\x01 \x01(\x0b\x32\x12.aisle.v1.Category\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\"V\n\x05\x46\x61ult\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\r\n\x05\x66ound\x18\x03 \x01(\t\x12\x0e\n\x06wanted\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t*}\n\x0cVectorSource\x12\x1d\n\x19VECTOR_SOURCE_UNSPECIFIED\x10\x00\x12\x18\n\x14VECTOR_SOURCE_STORED\x10\x01\x12\x1a\n\x16VECTOR_SOURCE_COMPUTED\x10\x02\x12\x18\n\x14VECTOR_SOURCE_ABSENT\x10\x03\x32\x9c\x01\n\nClassifier\x12\x41\n\x08\x43lassify\x12\x19.aisle.v1.ClassifyRequest\x1a\x1a.aisle.v1.ClassifyResponse\x12K\n\x0e\x43lassifyStream\x12\x19.aisle.v1.ClassifyRequest\x1a\x1a.aisle.v1.ClassifyResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fservice/protos/classifier.proto\x12\x08\x61isle.v1\"V\n\x0f\x43lassifyRequest\x12#\n\x08products\x18\x01 \x03(\x0b\x32\x11.aisle.v1.Product\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x0f\n\x07\x65xplain\x18\x03 \x01(\x08\"s\n\x07Product\x12\x17\n\nproduct_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05title\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x12\n\x05image\x18\x04 \x01(\x0cH\x01\x88\x01\x01\x42\r\n\x0b_product_idB\x08\n\x06_image\"D\n\x10\x43lassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x07results\x18\x02 \x03(\x0b\x32\x10.aisle.v1.Result\"a\n\x06Result\x12*\n\nprediction\x18\x01 \x01(\x0b\x32\x14.aisle.v1.PredictionH\x00\x12 \n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0f.aisle.v1.FaultH\x00\x42\t\n\x07outcome\"\xc2\x03\n\nPrediction\x12\x15\n\rprediction_id\x18\x01 \x01(\t\x12\x17\n\nproduct_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12$\n\x08\x63\x61tegory\x18\x03 \x01(\x0b\x32\x12.aisle.v1.Category\x12\x12\n\nconfidence\x18\x04 \x01(\x01\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x05 \x01(\x08\x12 \n\x03top\x18\x06 \x03(\x0b\x32\x13.aisle.v1.Candidate\x12&\n\ttext_only\x18\x07 \x01(\x0b\x32\x13.aisle.v1.Candidate\x12\'\n\nimage_only\x18\x08 \x01(\x0b\x32\x13.aisle.v1.Candidate\x12+\n\x0btext_vector\x18\t \x01(\x0e\x32\x16.aisle.v1.VectorSource\x12,\n\x0cimage_vector\x18\n \x01(\x0e\x32\x16.aisle.v1.VectorSource\x12/\n\x0eprediction_set\x18\x0b \x01(\x0b\x32\x17.aisle.v1.PredictionSet\x12*\n\x0b\x65xplanation\x18\x0c \x01(\x0b\x32\x15.aisle.v1.ExplanationB\r\n\x0b_product_id\"0\n\rPredictionSet\x12\r\n\x05\x63odes\x18\x01 \x03(\t\x12\x10\n\x08\x63overage\x18\x02 \x01(\x01\"\x84\x01\n\x0b\x45xplanation\x12\x16\n\ttext_bits\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nimage_bits\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\'\n\nneighbours\x18\x03 \x03(\x0b\x32\x13.aisle.v1.NeighbourB\x0c\n\n_text_bitsB\r\n\x0b_image_bits\"Y\n\tNeighbour\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12$\n\x08\x63\x61tegory\x18\x02 \x01(\x0b\x32\x12.aisle.v1.Category\x12\x12\n\nsimilarity\x18\x03 \x01(\x01\"&\n\x08\x43\x61tegory\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"F\n\tCandidate\x12$\n\x08\x63\x61tegory\x18\x01 \x01(\x0b\x32\x12.aisle.v1.Category\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\"V\n\x05\x46\x61ult\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\r\n\x05\x66ound\x18\x03 \x01(\t\x12\x0e\n\x06wanted\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t*}\n\x0cVectorSource\x12\x1d\n\x19VECTOR_SOURCE_UNSPECIFIED\x10\x00\x12\x18\n\x14VECTOR_SOURCE_STORED\x10\x01\x12\x1a\n\x16VECTOR_SOURCE_COMPUTED\x10\x02\x12\x18\n\x14VECTOR_SOURCE_ABSENT\x10\x03\x32\x9c\x01\n\nClassifier\x12\x41\n\x08\x43lassify\x12\x19.aisle.v1.ClassifyRequest\x1a\x1a.aisle.v1.ClassifyResponse\x12K\n\x0e\x43lassifyStream\x12\x19.aisle.v1.ClassifyRequest\x1a\x1a.aisle.v1.ClassifyResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'service.protos.classifier_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VECTORSOURCE']._serialized_start=962
-  _globals['_VECTORSOURCE']._serialized_end=1087
+  _globals['_VECTORSOURCE']._serialized_start=1348
+  _globals['_VECTORSOURCE']._serialized_end=1473
   _globals['_CLASSIFYREQUEST']._serialized_start=45
-  _globals['_CLASSIFYREQUEST']._serialized_end=114
-  _globals['_PRODUCT']._serialized_start=116
-  _globals['_PRODUCT']._serialized_end=231
-  _globals['_CLASSIFYRESPONSE']._serialized_start=233
-  _globals['_CLASSIFYRESPONSE']._serialized_end=301
-  _globals['_RESULT']._serialized_start=303
-  _globals['_RESULT']._serialized_end=400
-  _globals['_PREDICTION']._serialized_start=403
-  _globals['_PREDICTION']._serialized_end=760
-  _globals['_CATEGORY']._serialized_start=762
-  _globals['_CATEGORY']._serialized_end=800
-  _globals['_CANDIDATE']._serialized_start=802
-  _globals['_CANDIDATE']._serialized_end=872
-  _globals['_FAULT']._serialized_start=874
-  _globals['_FAULT']._serialized_end=960
-  _globals['_CLASSIFIER']._serialized_start=1090
-  _globals['_CLASSIFIER']._serialized_end=1246
+  _globals['_CLASSIFYREQUEST']._serialized_end=131
+  _globals['_PRODUCT']._serialized_start=133
+  _globals['_PRODUCT']._serialized_end=248
+  _globals['_CLASSIFYRESPONSE']._serialized_start=250
+  _globals['_CLASSIFYRESPONSE']._serialized_end=318
+  _globals['_RESULT']._serialized_start=320
+  _globals['_RESULT']._serialized_end=417
+  _globals['_PREDICTION']._serialized_start=420
+  _globals['_PREDICTION']._serialized_end=870
+  _globals['_PREDICTIONSET']._serialized_start=872
+  _globals['_PREDICTIONSET']._serialized_end=920
+  _globals['_EXPLANATION']._serialized_start=923
+  _globals['_EXPLANATION']._serialized_end=1055
+  _globals['_NEIGHBOUR']._serialized_start=1057
+  _globals['_NEIGHBOUR']._serialized_end=1146
+  _globals['_CATEGORY']._serialized_start=1148
+  _globals['_CATEGORY']._serialized_end=1186
+  _globals['_CANDIDATE']._serialized_start=1188
+  _globals['_CANDIDATE']._serialized_end=1258
+  _globals['_FAULT']._serialized_start=1260
+  _globals['_FAULT']._serialized_end=1346
+  _globals['_CLASSIFIER']._serialized_start=1476
+  _globals['_CLASSIFIER']._serialized_end=1632
 # @@protoc_insertion_point(module_scope)

@@ -19,12 +19,14 @@ VECTOR_SOURCE_COMPUTED: VectorSource
 VECTOR_SOURCE_ABSENT: VectorSource
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("products", "top_k")
+    __slots__ = ("products", "top_k", "explain")
     PRODUCTS_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     products: _containers.RepeatedCompositeFieldContainer[Product]
     top_k: int
-    def __init__(self, products: _Optional[_Iterable[_Union[Product, _Mapping]]] = ..., top_k: _Optional[int] = ...) -> None: ...
+    explain: bool
+    def __init__(self, products: _Optional[_Iterable[_Union[Product, _Mapping]]] = ..., top_k: _Optional[int] = ..., explain: _Optional[bool] = ...) -> None: ...
 
 class Product(_message.Message):
     __slots__ = ("product_id", "title", "description", "image")
@@ -55,7 +57,7 @@ class Result(_message.Message):
     def __init__(self, prediction: _Optional[_Union[Prediction, _Mapping]] = ..., error: _Optional[_Union[Fault, _Mapping]] = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("prediction_id", "product_id", "category", "confidence", "accepted", "top", "text_only", "image_only", "text_vector", "image_vector")
+    __slots__ = ("prediction_id", "product_id", "category", "confidence", "accepted", "top", "text_only", "image_only", "text_vector", "image_vector", "prediction_set", "explanation")
     PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
     PRODUCT_ID_FIELD_NUMBER: _ClassVar[int]
     CATEGORY_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +68,8 @@ class Prediction(_message.Message):
     IMAGE_ONLY_FIELD_NUMBER: _ClassVar[int]
     TEXT_VECTOR_FIELD_NUMBER: _ClassVar[int]
     IMAGE_VECTOR_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_SET_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     prediction_id: str
     product_id: str
     category: Category
@@ -76,7 +80,37 @@ class Prediction(_message.Message):
     image_only: Candidate
     text_vector: VectorSource
     image_vector: VectorSource
-    def __init__(self, prediction_id: _Optional[str] = ..., product_id: _Optional[str] = ..., category: _Optional[_Union[Category, _Mapping]] = ..., confidence: _Optional[float] = ..., accepted: _Optional[bool] = ..., top: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., text_only: _Optional[_Union[Candidate, _Mapping]] = ..., image_only: _Optional[_Union[Candidate, _Mapping]] = ..., text_vector: _Optional[_Union[VectorSource, str]] = ..., image_vector: _Optional[_Union[VectorSource, str]] = ...) -> None: ...
+    prediction_set: PredictionSet
+    explanation: Explanation
+    def __init__(self, prediction_id: _Optional[str] = ..., product_id: _Optional[str] = ..., category: _Optional[_Union[Category, _Mapping]] = ..., confidence: _Optional[float] = ..., accepted: _Optional[bool] = ..., top: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., text_only: _Optional[_Union[Candidate, _Mapping]] = ..., image_only: _Optional[_Union[Candidate, _Mapping]] = ..., text_vector: _Optional[_Union[VectorSource, str]] = ..., image_vector: _Optional[_Union[VectorSource, str]] = ..., prediction_set: _Optional[_Union[PredictionSet, _Mapping]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ...) -> None: ...
+
+class PredictionSet(_message.Message):
+    __slots__ = ("codes", "coverage")
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    codes: _containers.RepeatedScalarFieldContainer[str]
+    coverage: float
+    def __init__(self, codes: _Optional[_Iterable[str]] = ..., coverage: _Optional[float] = ...) -> None: ...
+
+class Explanation(_message.Message):
+    __slots__ = ("text_bits", "image_bits", "neighbours")
+    TEXT_BITS_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_BITS_FIELD_NUMBER: _ClassVar[int]
+    NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
+    text_bits: float
+    image_bits: float
+    neighbours: _containers.RepeatedCompositeFieldContainer[Neighbour]
+    def __init__(self, text_bits: _Optional[float] = ..., image_bits: _Optional[float] = ..., neighbours: _Optional[_Iterable[_Union[Neighbour, _Mapping]]] = ...) -> None: ...
+
+class Neighbour(_message.Message):
+    __slots__ = ("product_id", "category", "similarity")
+    PRODUCT_ID_FIELD_NUMBER: _ClassVar[int]
+    CATEGORY_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    product_id: str
+    category: Category
+    similarity: float
+    def __init__(self, product_id: _Optional[str] = ..., category: _Optional[_Union[Category, _Mapping]] = ..., similarity: _Optional[float] = ...) -> None: ...
 
 class Category(_message.Message):
     __slots__ = ("code", "name")
