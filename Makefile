@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM := false
 export AISLE_HOME
 export BENTOML_HOME ?= $(AISLE_HOME)/bentoml
 
-.PHONY: help setup demo loop train serve watch test lint format bench bench-quality fuzz soak stubs lock clean
+.PHONY: help setup demo loop train serve watch test lint format bench bench-quality fuzz soak kill stubs lock clean
 
 help: ## list the chores
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -65,6 +65,9 @@ fuzz: setup ## after make demo: 10,000 hostile requests on each door
 
 soak: setup ## after make demo: MINUTES=30 of mixed load; memory must stay level
 	AISLE_HOME=$(DEMO_HOME) BENTOML_HOME=$(DEMO_HOME)/bentoml $(RUN) -m benchmarks.soak --minutes $(or $(MINUTES),30)
+
+kill: setup ## after make demo: encode, killed ten times, ends with the same bytes
+	AISLE_HOME=$(DEMO_HOME) BENTOML_HOME=$(DEMO_HOME)/bentoml $(RUN) -m benchmarks.kill $(ARGS)
 
 bench-quality: setup ## every way of fusing on DATA=<folder or file>
 	@test -n "$(DATA)" || { echo 'make bench-quality: no DATA; run make bench-quality DATA=<folder or file>' >&2; exit 2; }

@@ -37,8 +37,8 @@ from aisle.prediction import Source
 from aisle.prediction_sets import SetRule
 from aisle.taxonomy import Taxonomy
 from aisle.text import TextSettings
-from training.embeddings import SHARD_ROWS, _Shards
 from training.score import score
+from training.shards import SHARD_ROWS, Shards
 from training.text_encoder import MINILM, pretrained_text_encoder
 
 CATEGORIES = 27
@@ -101,11 +101,11 @@ def _write_vectors(features: Path, products: int) -> None:
     ids = np.array([f"product-{i:09d}" for i in range(products)])
     for spec, chosen in zip(SPECS, (rng.permutation(products), np.arange(products)[::10]), strict=True):
         positions = chosen if spec.modality == "text" else np.setdiff1d(np.arange(products), chosen)
-        shards = _Shards(spec, features)
+        shards = Shards(spec, features)
         for start in range(0, len(positions), SHARD_ROWS):
             part = ids[positions[start : start + SHARD_ROWS]].tolist()
             vectors = rng.standard_normal((len(part), spec.dim), dtype=np.float32)
-            shards._write(part, ["0" * 16] * len(part), vectors)
+            shards.write(part, ["0" * 16] * len(part), vectors)
         shards.close({})
 
 

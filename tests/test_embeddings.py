@@ -24,9 +24,9 @@ from feature_fixtures import (
 from aisle.errors import FeatureStoreError, ProductError
 from aisle.features import load_specs
 from aisle.text import TextSettings, clean_text, text_hash
-from training import embeddings
+from training import shards
 from training.catalog import read_catalog
-from training.embeddings import encode_images, encode_texts
+from training.embeddings import BATCH, encode_images, encode_texts
 
 ROOT = Path(__file__).parents[1]
 VIEW = "text_embedding__aaaa0001"
@@ -118,7 +118,7 @@ def test_a_changed_shard_is_refused(tmp_path: Path) -> None:
 def test_after_a_deleted_shard_every_product_has_its_own_vector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deleted: int
 ) -> None:
-    monkeypatch.setattr(embeddings, "SHARD_ROWS", embeddings._BATCH)
+    monkeypatch.setattr(shards, "SHARD_ROWS", BATCH)
     catalog = read_catalog(write_catalog(tmp_path / "c", products=250))
     encode_texts(catalog, HashTextEncoder(), tmp_path / "f")
     before = rows_of(tmp_path / "f")
@@ -163,9 +163,9 @@ import os, signal, sys
 from pathlib import Path
 from feature_fixtures import HashTextEncoder
 from training.catalog import read_catalog
-from training import embeddings
+from training import embeddings, shards
 
-embeddings.SHARD_ROWS = embeddings._BATCH  # a shard a batch
+shards.SHARD_ROWS = embeddings.BATCH  # a shard a batch
 
 class Killed(HashTextEncoder):
     def encode(self, texts):
@@ -187,7 +187,7 @@ def test_a_killed_run_loses_at_most_a_shard(tmp_path: Path) -> None:
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert load_specs(features) == []  # unfinished: nobody reads it
-    kept = 3 * embeddings._BATCH
+    kept = 3 * BATCH
     assert sum(json.loads(p.read_text())["rows"] for p in (features / VIEW).glob("shard-*.json")) == kept
     encoder = HashTextEncoder()
     report = encode_texts(read_catalog(folder), encoder, features)

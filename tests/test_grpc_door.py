@@ -19,8 +19,13 @@ from live_server import ROOT, LiveServer
 from pictures import jpeg
 
 from aisle.errors import ProductError
+from aisle.prediction import Candidate, Prediction, PredictionSet, Source
+from aisle.product import Product
+from aisle.taxonomy import Category
+from service.desk import Reply
 from service.errors import RequestError, features_unavailable, overloaded
 from service.grpc_calls import full_status, status_code
+from service.grpc_door import response_of
 from service.protos import classifier_pb2 as pb
 from service.protos.classifier_pb2_grpc import ClassifierStub
 
@@ -65,20 +70,37 @@ def test_an_answer_is_the_json_doors_answer(server: LiveServer, stub: Classifier
     )
 
 
-def test_set_and_explanation_are_the_json_doors(server: LiveServer, stub: ClassifierStub) -> None:
+def test_an_explanation_is_the_json_doors(server: LiveServer, stub: ClassifierStub) -> None:
     given = [{"title": "train bois", "image": base64.b64encode(IMAGE).decode()}]
     [one] = server.classify(given, explain=True).json()["results"]
     products = [pb.Product(title="train bois", image=IMAGE)]
     [result] = stub.Classify(pb.ClassifyRequest(products=products, explain=True), timeout=30).results
     found, why = result.prediction, one["explanation"]
-    assert list(found.prediction_set.codes) == one["prediction_set"]["codes"]
-    assert found.prediction_set.coverage == one["prediction_set"]["coverage"]
     assert found.explanation.text_bits == pytest.approx(why["text_bits"], abs=1e-3)
     assert found.explanation.image_bits == pytest.approx(why["image_bits"], abs=1e-3)
     assert [near.product_id for near in found.explanation.neighbours] == [
         near["product_id"] for near in why["neighbours"]
     ]
     assert len(why["neighbours"]) == 5
+
+
+def test_a_prediction_set_goes_with_the_answer() -> None:
+    category = Category(code="50", name="toys")
+    prediction = Prediction(
+        category=category,
+        confidence=0.75,
+        accepted=True,
+        top=(Candidate(category=category, probability=0.75),),
+        text_only=None,
+        image_only=None,
+        text_source=Source.STORED,
+        image_source=Source.ABSENT,
+        prediction_set=PredictionSet(codes=("50", "40"), coverage=0.95),
+    )
+    reply = Reply(model="aisle-classifier:1", outcomes=[prediction], prediction_ids=["a"])
+    [result] = response_of([Product(title="train")], reply).results
+    assert list(result.prediction.prediction_set.codes) == ["50", "40"]
+    assert result.prediction.prediction_set.coverage == 0.95
 
 
 def test_who_does_not_ask_is_not_explained_to(stub: ClassifierStub) -> None:

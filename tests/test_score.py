@@ -25,8 +25,8 @@ from aisle.prediction import Source
 from aisle.prediction_sets import SetRule
 from aisle.text import TextEncoder
 from training import score as score_module
-from training.embeddings import _Shards
 from training.score import score
+from training.shards import Shards
 
 TEXT_ONLY, IMAGE_ONLY, BROKEN = "p3", "p10", "p8"
 PRODUCTS = 40
@@ -75,12 +75,12 @@ class Store:
         self._write(1, [i for i in ids if i != TEXT_ONLY], shard=11)
 
     def _write(self, modality: int, ids: list[str], shard: int) -> None:
-        shards = _Shards(self.specs[modality], self.features)
+        shards = Shards(self.specs[modality], self.features)
         # An older row of the first product comes before its newest.
-        shards._write(ids[:1], ["old"], np.zeros((1, self.specs[modality].dim), dtype=np.float32))
+        shards.write(ids[:1], ["old"], np.zeros((1, self.specs[modality].dim), dtype=np.float32))
         for start in range(0, len(ids), shard):
             part = ids[start : start + shard]
-            shards._write(part, ["new"] * len(part), np.stack([self.vectors[modality][i] for i in part]))
+            shards.write(part, ["new"] * len(part), np.stack([self.vectors[modality][i] for i in part]))
         shards.close({})
 
     def embedded(self, ids: list[str]) -> Embedded:

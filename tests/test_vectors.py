@@ -62,9 +62,9 @@ import json, resource, sys, time
 from pathlib import Path
 import numpy as np
 from aisle.features import ViewSpec
-from training.embeddings import _Shards, SHARD_ROWS
 from training.feature_store import apply_definitions, open_feature_store
 from training.settings import Settings
+from training.shards import SHARD_ROWS, Shards
 from training.vectors import read_vectors
 
 N, D = 100_000, 384
@@ -72,10 +72,10 @@ environment = Settings(home=Path(sys.argv[1]), redis_url="redis://127.0.0.1:1")
 spec = ViewSpec(modality="text", revision="aaaa0001", encoder="random", dim=D)
 ids = [f"p{i}" for i in range(N)]
 vectors_ND = np.random.default_rng(27).random((N, D), dtype=np.float32)
-shards = _Shards(spec, environment.features)
+shards = Shards(spec, environment.features)
 for start in range(0, N, SHARD_ROWS):
     part = slice(start, start + SHARD_ROWS)
-    shards._write(ids[part], ["0" * 16] * len(ids[part]), vectors_ND[part])
+    shards.write(ids[part], ["0" * 16] * len(ids[part]), vectors_ND[part])
 shards.close({})
 order = np.random.default_rng(28).permutation(N)
 store = open_feature_store(environment)

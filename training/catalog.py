@@ -16,7 +16,7 @@ from training.rakuten import RakutenLayout, find_rakuten, read_rakuten
 from training.rows import COLUMNS, ReadReport, check_rows
 from training.table import SUFFIXES, read_table
 
-__all__ = ["Catalog", "ColumnMap", "ReadReport", "read_catalog"]
+__all__ = ["Catalog", "ColumnMap", "ReadReport", "read_catalog", "read_picture"]
 
 FILES = tuple(f"products{suffix}" for suffix in SUFFIXES)
 
@@ -95,13 +95,7 @@ class Catalog:
         )
 
     def _picture(self, image: str) -> bytes:
-        path = self.image_root / image
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise CatalogError(
-                f"{path}: {error.strerror}; it was there when the catalogue was read"
-            ) from error
+        return read_picture(self.image_root / image)
 
     def fingerprint(self) -> str:
         """Hex sha256 over the rows, whatever their order, and the content of their pictures: the same for
@@ -113,6 +107,14 @@ class Catalog:
             picture = image_hash(self._picture(image)) if image else ""
             digest.update(json.dumps([*row, picture]).encode() + b"\n")
         return digest.hexdigest()
+
+
+def read_picture(path: Path) -> bytes:
+    """A picture's file. Raises CatalogError if it is gone."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CatalogError(f"{path}: {error.strerror}; it was there when the catalogue was read") from error
 
 
 def read_catalog(path: Path, *, columns: ColumnMap | None = None) -> Catalog:

@@ -15,6 +15,7 @@ from aisle.fusion import VARIANTS
 from training import compare_command, pipeline
 from training.catalog import ColumnMap, read_catalog
 from training.demo import write_demo_catalog
+from training.encode_command import app as encode_command
 from training.fit import FitSettings
 from training.image_encoder import BACKBONES, ImageTraining
 from training.judge import answers_of, catalog_of, evaluate_tag
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(pages)
+app.add_typer(encode_command)
 app.add_typer(trust_commands)
 out = Console()
 compare_command.register(app)
@@ -123,19 +125,6 @@ def text_encoder(
     """Put a text encoder into the model store; prints its tag."""
     shop = Shop.open(Settings.from_environment())
     out.print(pipeline.make_text_encoder(shop, text_encoder, max_tokens=text_tokens, prefix=text_prefix))
-
-
-@app.command()
-def encode(
-    catalog: CatalogPath,
-    text: Annotated[str, typer.Option(help="Text encoder tag; default the newest.")] = "",
-    image: Annotated[str, typer.Option(help="Image encoder tag; default the newest.")] = "",
-    columns: Columns = None,
-) -> None:
-    """Turn texts and pictures into vectors: sharded Parquet. Resumes; skips what has not changed."""
-    shop = Shop.open(Settings.from_environment())
-    read = read_catalog(catalog, columns=ColumnMap.parse(columns))
-    pipeline.encode(shop, read, load_encoders(shop, text, image))
 
 
 @app.command()

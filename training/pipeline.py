@@ -21,7 +21,7 @@ from aisle.image import ImageEncoder
 from aisle.taxonomy import Taxonomy
 from aisle.text import TextSettings
 from training.catalog import Catalog
-from training.embeddings import encode_images, encode_texts
+from training.embeddings import Engine, encode_images, encode_texts
 from training.feature_store import apply_definitions, open_feature_store
 from training.fit import FitSettings
 from training.golden import golden_products
@@ -128,12 +128,19 @@ def known_categories(catalog: Catalog, *, min_class: int, labels: Labels | None 
     return Taxonomy.from_codes(codes, catalog.names)
 
 
-def encode(shop: Shop, catalog: Catalog, pair: Encoders) -> None:
-    """Turn the catalogue's texts and pictures into vectors on disk."""
+def encode(
+    shop: Shop,
+    catalog: Catalog,
+    pair: Encoders,
+    *,
+    engines: tuple[Engine | None, Engine | None] = (None, None),
+) -> None:
+    """Turn the catalogue's texts and pictures into vectors on disk. `engines`, for texts and for pictures,
+    are others than this process."""
     features = shop.environment.features
     for report in (
-        encode_texts(catalog, pair.text, features),
-        encode_images(catalog, pair.image, features),
+        encode_texts(catalog, pair.text, features, engine=engines[0]),
+        encode_images(catalog, pair.image, features, engine=engines[1]),
     ):
         console.print(
             f"{report.view}: {report.wanted:,} products, {report.encoded:,} encoded, "

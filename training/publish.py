@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from aisle.errors import FeatureStoreError
 from aisle.features import JOIN_KEY, ViewSpec
-from training.embeddings import INDEX, shard_path
 from training.progress import progress
+from training.shards import INDEX, shard_path
 
 if TYPE_CHECKING:
     from feast import FeatureStore

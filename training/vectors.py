@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from aisle.errors import FeatureStoreError
 from aisle.features import JOIN_KEY, ViewSpec
-from training.embeddings import shard_path
+from training.shards import shard_path
 
 if TYPE_CHECKING:
     from feast import FeatureStore
