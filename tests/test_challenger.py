@@ -40,6 +40,7 @@ from service.recorder import Recorder, sampled
 from service.shadow import MAX_WAITING, Shadow
 from service.telemetry import Telemetry
 from service.terms import Priority, Terms
+from service.wire import Ask
 
 OLD, NEW = "aisle-classifier:old", "aisle-classifier:new"
 IDS = [f"product-{number}" for number in range(10_000)]
@@ -297,7 +298,7 @@ class Worker:
         return [[next(answers) for _ in parcel] for parcel in items]
 
     def ask(self, *products: Product, priority: Priority = Priority.INTERACTIVE) -> Reply:
-        return asyncio.run(self.desk.classify(products, 3, Terms(priority=priority)))
+        return asyncio.run(self.desk.classify(products, Ask(top_k=3), Terms(priority=priority)))
 
     def sample(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, labels)
