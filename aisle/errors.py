@@ -51,3 +51,7 @@ class SettingError(AisleError):
 
 class KeysError(AisleError):
     """The file of API keys cannot be read or written, or a key in it makes no sense."""
+
+
+class StoppedError(AisleError):
+    """Work was stopped by a signal, at a place from which a rerun goes on."""

@@ -28,6 +28,7 @@ _LONG_REFERENCE = re.compile(r"&#[0-9]{100,};?")  # html.unescape raises ValueEr
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f​-‏﻿]+")
 _SPACE = re.compile(r"\s+")
 _MARKS_IN_A_ROW = 30
+PRETRAINED = "pretrained"
 _ENCODE_BATCH = 32  # texts a forward pass: longer batches only add padding on a CPU
 
 
@@ -98,21 +99,32 @@ def text_hash(text: str) -> str:
 
 
 class TextEncoder:
-    """A frozen transformers encoder with mean pooling: texts to float32 [B, D].
+    """A transformers encoder with mean pooling: texts to float32 [B, D].
 
-    Mean pooling over non-padding tokens follows Sentence-BERT (Reimers & Gurevych, 2019).
+    Mean pooling over non-padding tokens follows Sentence-BERT (Reimers & Gurevych, 2019). `weights` is
+    "pretrained", or "catalogue" where they were tuned on one.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, settings: TextSettings, *, name: str, revision: str = ""
+        self,
+        model: Any,
+        tokenizer: Any,
+        settings: TextSettings,
+        *,
+        name: str,
+        revision: str = "",
+        weights: str = PRETRAINED,
     ) -> None:
+        if weights not in (PRETRAINED, "catalogue"):
+            raise EncoderError(f"text weights: found {weights!r}, wanted {PRETRAINED} or catalogue")
         self.model = model.eval()
+        self.weights = weights
         self.tokenizer = tokenizer
         self.settings = settings
         self.name = name
         self.revision = revision
         self.dim = int(model.config.hidden_size)
-        self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
 
     @property
     def device(self) -> torch.device:
@@ -121,14 +133,15 @@ class TextEncoder:
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Float32 [B, D] for B cleaned texts; B may be 0. Order of rows is order of texts."""
         vectors_BD = np.zeros((len(texts), self.dim), dtype=np.float32)
-        token_ids = self._tokenize(texts)
+        token_ids = self.tokenize(texts)
         by_length = sorted(range(len(texts)), key=lambda i: len(token_ids[i]))
         for start in range(0, len(by_length), _ENCODE_BATCH):
             rows = by_length[start : start + _ENCODE_BATCH]
             vectors_BD[rows] = self._forward([token_ids[i] for i in rows])
         return vectors_BD
 
-    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of cleaned texts, behind the prefix, cut to `max_tokens`."""
         if not texts:
             return []
         prefixed = [self.settings.prefix + text for text in texts]
@@ -138,16 +151,8 @@ class TextEncoder:
 
     @torch.inference_mode()
     def _forward(self, token_ids: list[list[int]]) -> np.ndarray:
-        length = max(len(ids) for ids in token_ids)
-        ids_BT = torch.full((len(token_ids), length), self._pad_id, dtype=torch.long)
-        mask_BT = torch.zeros((len(token_ids), length), dtype=torch.long)
-        for row, ids in enumerate(token_ids):
-            ids_BT[row, : len(ids)] = torch.tensor(ids)
-            mask_BT[row, : len(ids)] = 1
-        ids_BT, mask_BT = ids_BT.to(self.device), mask_BT.to(self.device)
-        hidden_BTD = self.model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
-        weight_BT1 = mask_BT.unsqueeze(-1).to(hidden_BTD.dtype)
-        pooled_BD = (hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)
+        tokens_B2T = pad_tokens(token_ids, self.pad_id).to(self.device)
+        pooled_BD = mean_pooled(self.model, tokens_B2T)
         if self.settings.normalize:
             pooled_BD = torch.nn.functional.normalize(pooled_BD, dim=-1)
         vectors: np.ndarray = pooled_BD.float().cpu().numpy()
@@ -160,6 +165,10 @@ class TextEncoder:
         self.model.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
         facts = {"name": self.name, "dim": self.dim, "pooling": "mean", **asdict(self.settings)}
+        if (
+            self.weights != PRETRAINED
+        ):  # said only then: revisions of pretrained ones are older than this fact
+            facts["weights"] = self.weights
         (folder / "encoder.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
         self.revision = write_manifest(folder)
         return self.revision
@@ -177,9 +186,35 @@ class TextEncoder:
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.clone()
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        encoder = cls(model.to(device), tokenizer, settings, name=facts["name"], revision=revision)
+        encoder = cls(
+            model.to(device),
+            tokenizer,
+            settings,
+            name=facts["name"],
+            revision=revision,
+            weights=facts.get("weights", PRETRAINED),
+        )
         if encoder.dim != facts["dim"]:
             raise EncoderError(
                 f"{folder.name}: the weights have width {encoder.dim}, encoder.json says {facts['dim']}"
             )
         return encoder
+
+
+def pad_tokens(token_ids: Sequence[Sequence[int]], pad_id: int) -> torch.Tensor:
+    """Int64 [B, 2, T]: ids filled up to the longest text, and 1 where they are the text's own."""
+    tokens_B2T = torch.zeros((len(token_ids), 2, max(map(len, token_ids), default=1)), dtype=torch.long)
+    tokens_B2T[:, 0] = pad_id
+    for row, ids in enumerate(token_ids):
+        tokens_B2T[row, 0, : len(ids)] = torch.tensor(ids)
+        tokens_B2T[row, 1, : len(ids)] = 1
+    return tokens_B2T
+
+
+def mean_pooled(model: Any, tokens_B2T: torch.Tensor) -> torch.Tensor:
+    """[B, D]: the mean of the model's last states over each text's own tokens."""
+    ids_BT, mask_BT = tokens_B2T.unbind(1)
+    hidden_BTD = model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+    weight_BT1 = mask_BT.unsqueeze(-1).to(hidden_BTD.dtype)
+    pooled_BD: torch.Tensor = (hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)
+    return pooled_BD

@@ -1,7 +1,7 @@
-"""Is the fusion head fooled by an image encoder that was trained on the same products?
+"""Is the fusion head fooled by encoders that were trained on the same products?
 
 On a shop that `make demo` or `make train` filled (AISLE_HOME) and its catalogue: trains the same head
-on the shop's vectors twice, with the pictures that the image encoder was trained on (naive) and
+on the shop's vectors twice, with the pictures and texts that their encoders were trained on (naive) and
 without them (as `training fit` does), and compares both on the untouched test split, over five seeds.
 Writes out/bench/own_share.json.
 """
@@ -44,7 +44,8 @@ def main(catalog_path: Annotated[Path, typer.Argument(help="The catalogue that f
     labelled = read_labelled(
         shop, catalog, pair, taxonomy, SplitSettings(), no_labels(pair.text.dim, pair.image.dim)
     )
-    naive = replace(labelled, own_N=np.zeros_like(labelled.own_N))
+    nobody = np.zeros_like(labelled.own_N)
+    naive = replace(labelled, own_N=nobody, own_text_N=nobody)
     rows = {
         "naive": [_figures(naive, pair, taxonomy, seed) for seed in SEEDS],
         "own share": [_figures(labelled, pair, taxonomy, seed) for seed in SEEDS],

@@ -13,15 +13,13 @@ import torch
 from PIL import Image, ImageDraw
 from rich.progress import Progress
 
-from aisle.backbone import BACKBONES, build_backbone, fold_batch_norms
+from aisle.backbone import build_backbone
 from aisle.errors import BundleError, CatalogError, EncoderError
 from aisle.image import ImageEncoder, ImageSettings
 from aisle.manifest import write_manifest
-from training.augmentation import augment
 from training.image_encoder import (
     ImageTraining,
     Pictures,
-    imagenet_encoder,
     train_image_encoder,
     untrained_image_encoder,
 )
@@ -99,56 +97,6 @@ def test_weights_of_another_backbone_are_refused(encoder: ImageEncoder, tmp_path
     write_manifest(tmp_path)
     with pytest.raises(BundleError, match="model.safetensors: does not fit"):
         ImageEncoder.load(tmp_path)
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_each_backbone_gives_its_width_and_folds_to_the_same_function(name: str) -> None:
-    torch.manual_seed(0)
-    model, dim = build_backbone(name)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.8, 1.2)
-    pixels_BCHW = torch.randn(2, 3, SIZE, SIZE)
-    with torch.inference_mode():
-        plain = model.eval()(pixels_BCHW)
-        folded = fold_batch_norms(model)(pixels_BCHW)
-    assert plain.shape == (2, dim) == (2, BACKBONES[name])
-    torch.testing.assert_close(folded, plain, atol=1e-3, rtol=1e-3)
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
-
-
-def test_unknown_backbone_is_named() -> None:
-    with pytest.raises(EncoderError, match="image backbone: found 'vgg', wanted one of mobilenet_v3_small"):
-        build_backbone("vgg")
-
-
-def test_imagenet_without_network_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(EncoderError, match="TORCH_HOME moves that folder.*--image-weights catalogue"):
-        imagenet_encoder("mobilenet_v3_small")
-
-
-def test_our_own_backbone_has_no_imagenet_weights() -> None:
-    with pytest.raises(
-        EncoderError, match="small_cnn: found no published weights.*--image-weights catalogue"
-    ):
-        imagenet_encoder("small_cnn")
-
-
-def test_imagenet_weights_are_taken_from_torchvisions_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from torchvision.models import mobilenet_v3_small
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cache = tmp_path / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
-    torch.manual_seed(5)
-    torch.save(mobilenet_v3_small().state_dict(), cache / "mobilenet_v3_small-047dcff4.pth")
-    encoder = imagenet_encoder("mobilenet_v3_small", ImageSettings(size=SIZE))
-    assert (encoder.weights, encoder.encode(pixels_of(2)).shape) == ("imagenet", (2, 576))
 
 
 def shapes(count: int, seed: int) -> tuple[list[bytes], np.ndarray]:
@@ -282,9 +230,9 @@ def test_pictures_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
     sources: list[bytes | Path] = [good[1], b"no picture", tmp_path / "good.jpg", tmp_path / "absent.jpg"]
     mixed = Pictures(sources, np.array([4, 5, 6, 7]), TINY.image)
     with ThreadPoolExecutor(2) as pool:
-        read = list(mixed.batches(np.arange(4), 2, pool))
-    assert [labels.tolist() for _, labels in read] == [[4], [6]]
-    assert [tuple(pixels.shape) for pixels, _ in read] == [(1, 3, SIZE, SIZE)] * 2
+        read = list(mixed.read([np.array([0, 1]), np.array([1, 3]), np.array([2])], pool))
+    assert [labels.tolist() for _, labels in read] == [[4], [], [6]]
+    assert [tuple(pixels.shape) for pixels, _ in read] == [(count, 3, SIZE, SIZE) for count in (1, 0, 1)]
     assert mixed.unreadable == 2
 
 
@@ -299,20 +247,3 @@ def test_decoded_pixels_are_kept_only_within_the_budget() -> None:
     assert kept[0] is kept[0]
     assert decoded_again[0] is not decoded_again[0]
     assert np.array_equal(kept[1], decoded_again[1])
-
-
-def test_augmentation_is_seeded_and_keeps_the_range() -> None:
-    pixels_BCHW = torch.from_numpy(pixels_of(6)).permute(0, 3, 1, 2).float()
-    once = augment(pixels_BCHW, torch.Generator().manual_seed(3))
-    again = augment(pixels_BCHW, torch.Generator().manual_seed(3))
-    other = augment(pixels_BCHW, torch.Generator().manual_seed(4))
-    assert torch.equal(once, again)
-    assert not torch.equal(once, other)
-    assert once.shape == pixels_BCHW.shape
-    assert (once.min() >= 0) & (once.max() <= 255)
-
-
-def test_augmentation_differs_from_picture_to_picture() -> None:
-    one = torch.from_numpy(pixels_of(1)).permute(0, 3, 1, 2).float()
-    out = augment(one.repeat(4, 1, 1, 1), torch.Generator().manual_seed(0))
-    assert len({picture.numpy().tobytes() for picture in out}) == 4

@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from aisle.backbone import BACKBONES, build_backbone
-from aisle.image import ImageEncoder, ImageSettings
 from aisle.packed import PackedConv2d, PackedLinear, pack
 from aisle.text import TextEncoder
 
@@ -102,14 +100,3 @@ def test_a_packed_text_encoder_gives_the_same_vectors(tiny_text_encoder: TextEnc
     packed = copy.copy(tiny_text_encoder)
     packed.model = pack(copy.deepcopy(tiny_text_encoder.model))
     np.testing.assert_allclose(packed.encode(texts), plain, atol=1e-6)
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_a_packed_image_encoder_gives_the_same_vectors(backbone: str) -> None:
-    torch.manual_seed(0)
-    model, _ = build_backbone(backbone)
-    encoder = ImageEncoder(model, ImageSettings(size=64), backbone=backbone, weights="catalogue")
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
-    plain = encoder.encode(pixels)
-    pack(encoder.model)
-    np.testing.assert_allclose(encoder.encode(pixels), plain, rtol=1e-3, atol=1e-4 * np.abs(plain).max())

@@ -26,6 +26,7 @@ from training.shop import Shop, load_encoders
 from training.splits import split_report
 from training.text_encoder import MINILM
 from training.trust_commands import app as trust_commands
+from training.tune_command import app as tune_commands
 
 app = typer.Typer(
     help="Read a catalogue, make embeddings, fill the feature store, train and register a classifier.",
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.add_typer(pages)
 app.add_typer(encode_command)
 app.add_typer(trust_commands)
+app.add_typer(tune_commands)
 out = Console()
 compare_command.register(app)
 
@@ -51,7 +53,8 @@ Columns = Annotated[
 TextSource = Annotated[
     str,
     typer.Option(
-        "--text-encoder", help=f"{MINILM!r} (works offline), a folder, or a hub name such as camembert-base."
+        "--text-encoder",
+        help=f"{MINILM!r} (works offline), a folder, a hub name such as camembert-base, or a tag.",
     ),
 ]
 TextTokens = Annotated[int, typer.Option("--text-tokens", help="Tokens that the text encoder reads.")]
@@ -61,7 +64,10 @@ TextPrefix = Annotated[
 Backbone = Annotated[str, typer.Option("--backbone", help=f"Image backbone: {', '.join(sorted(BACKBONES))}.")]
 ImageWeights = Annotated[
     str,
-    typer.Option("--image-weights", help="imagenet (torchvision's, needs a network once) or catalogue."),
+    typer.Option(
+        "--image-weights",
+        help="imagenet (torchvision's, needs a network once), catalogue, or a tag of the store.",
+    ),
 ]
 ImageSize = Annotated[int, typer.Option("--image-size", help="Pixels a side that the image encoder sees.")]
 ImageEpochs = Annotated[int, typer.Option("--image-epochs", help="Most epochs of a catalogue image encoder.")]

@@ -153,7 +153,7 @@ def _read(
     labelled = read_labelled(
         shop, catalog, pair, taxonomy, SplitSettings(), no_labels(pair.text.dim, pair.image.dim)
     )
-    vectors = labelled.vectors.without_images(labelled.own_N)
+    vectors = labelled.unlearned()
     examples = Examples(vectors=vectors, text_N=_texts(catalog, labelled, pair), group_N=labelled.group_N)
     data = f"{catalog.fingerprint()} {pair.text.revision} {pair.image.revision} {min_class}"
     return labelled, examples, taxonomy, data
@@ -166,9 +166,9 @@ def _texts(catalog: Catalog, labelled: Labelled, pair: Encoders) -> np.ndarray:
 
 
 def _folds(labelled: Labelled, examples: Examples, folds: int, seed: int) -> list[Fold]:
-    """Products whose pictures trained the image encoder are in no part that is scored: it knows them."""
+    """Products that trained an encoder are in no part that is scored: it knows them."""
     known_N = np.asarray(examples.vectors.present_N2.any(axis=1))
-    scored_N = known_N & ~labelled.own_N
+    scored_N = known_N & ~labelled.own_N & ~labelled.own_text_N
     if folds < 2:
         rows = {name: np.flatnonzero(labelled.split_N == name) for name in ("train", "validation", "test")}
         made = [Fold(name="split", **rows)]

@@ -80,6 +80,12 @@ class Vectors:
         present_N2[mask_N, 1] = 0
         return replace(self, present_N2=present_N2)
 
+    def without_texts(self, mask_N: np.ndarray) -> Vectors:
+        """The same products with the texts of `mask_N` taken away."""
+        present_N2 = self.present_N2.copy()
+        present_N2[mask_N, 0] = 0
+        return replace(self, present_N2=present_N2)
+
 
 def fit_fusion(
     train: Vectors,

@@ -39,15 +39,20 @@ class Labelled:
     split_N: np.ndarray
     group_N: np.ndarray
     own_N: np.ndarray  # bool: trained the catalogue image encoder
+    own_text_N: np.ndarray  # bool: tuned the text encoder
     row_N: np.ndarray
 
     def split(self, name: str) -> Vectors:
         return self.vectors.rows(self.split_N == name)
 
+    def unlearned(self) -> Vectors:
+        """All products without the pictures and texts that their encoders were trained on: they know them
+        too well, and a head that saw these vectors would trust them more than it may."""
+        return self.vectors.without_images(self.own_N).without_texts(self.own_text_N)
+
     def train(self) -> Vectors:
-        """The training split, without the pictures that the image encoder was trained on: it knows
-        them too well, and a head that saw their vectors would trust pictures more than it may."""
-        return self.vectors.without_images(self.own_N).rows(self.split_N == "train")
+        """The training split, without what the encoders were trained on."""
+        return self.unlearned().rows(self.split_N == "train")
 
     def calibrate(self, fusion: FusionNet, *, target_error: float) -> Calibration:
         """Calibrate a head on the validation split (scalings) and the calibration split (thresholds
@@ -106,9 +111,8 @@ def read_labelled(
     wanted = catalog.products.category.isin(taxonomy.codes).to_numpy()
     products = catalog.products[wanted]
     text_ND, image_NE, present_N2 = read_embeddings(shop, replace(catalog, products=products), pair)
-    own_N = np.zeros(len(products), dtype=bool)
-    if pair.image.weights == "catalogue":
-        own_N = in_encoder_share(products.group, splits)
+    share_N = in_encoder_share(products.group, splits)
+    own_N, own_text_N = (share_N & (encoder.weights == "catalogue") for encoder in (pair.image, pair.text))
     known = np.isin(labels.answers.category_N, taxonomy.codes) & (labels.answers.split_N != FRESH)
     answers = labels.answers.rows(known)
     codes = [*products.category, *answers.category_N]
@@ -122,6 +126,7 @@ def read_labelled(
         split_N=np.concatenate([assign_splits(products.group, splits).to_numpy(), answers.split_N]),
         group_N=np.concatenate([products.group.to_numpy(), answers.key_N]),
         own_N=np.concatenate([own_N, np.zeros(len(answers), dtype=bool)]),
+        own_text_N=np.concatenate([own_text_N, np.zeros(len(answers), dtype=bool)]),
         row_N=np.concatenate([np.flatnonzero(wanted), -1 - np.flatnonzero(known)]),
     )
 

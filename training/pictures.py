@@ -1,6 +1,6 @@
 """Labelled pictures for training: decoded on demand in threads, kept while they fit in memory.
 
-Shapes: N pictures, B of them a batch, K of a batch that can be read, H = W = size, C 3 colours.
+Shapes: N pictures, K of a chunk that can be read, H = W = size, C 3 colours.
 """
 
 from __future__ import annotations
@@ -73,25 +73,26 @@ class Pictures(Dataset[np.ndarray | None]):
             self._kept[position] = pixels_HWC
         return pixels_HWC
 
-    def batches(
-        self, order: np.ndarray, batch_size: int, pool: ThreadPoolExecutor
+    def read(
+        self, chunks: Sequence[np.ndarray], pool: ThreadPoolExecutor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Uint8 pixels [K, C, H, W] and labels [K] of `order`, `batch_size` positions at a time.
+        """Uint8 pixels [K, C, H, W] and labels [K] of each chunk of positions, without pictures that cannot
+        be read; K may be 0.
 
-        The next batch is decoded in `pool` while the caller works on this one. A batch without any
-        readable picture is left out.
+        The next chunk is decoded in `pool` while the caller works on this one.
         """
-        chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        size = self.settings.size
         waiting = self._submit(chunks[0], pool) if chunks else []
         for i, positions in enumerate(chunks):
             coming = self._submit(chunks[i + 1], pool) if i + 1 < len(chunks) else []
-            labelled = zip(waiting, self.label_N[positions], strict=True)
-            decoded = [(future.result(), label) for future, label in labelled]
+            decoded = [future.result() for future in waiting]
             waiting = coming
-            read = [(pixels, label) for pixels, label in decoded if pixels is not None]
-            if read:
-                pixels_KHWC = torch.from_numpy(np.stack([pixels for pixels, _ in read]))
-                yield pixels_KHWC.permute(0, 3, 1, 2), torch.tensor([label for _, label in read])
+            is_read = [pixels is not None for pixels in decoded]
+            pixels_KHWC = np.empty((sum(is_read), size, size, 3), dtype=np.uint8)
+            for row, pixels in enumerate(pixels for pixels in decoded if pixels is not None):
+                pixels_KHWC[row] = pixels
+            label_K = torch.from_numpy(self.label_N[positions[is_read]])
+            yield torch.from_numpy(pixels_KHWC).permute(0, 3, 1, 2), label_K
 
     def _submit(self, positions: np.ndarray, pool: ThreadPoolExecutor) -> list[Future[np.ndarray | None]]:
         return [pool.submit(self.__getitem__, int(at)) for at in positions]

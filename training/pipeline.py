@@ -10,97 +10,99 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from aisle import store
 from aisle.bundle import Bundle
 from aisle.errors import CatalogError
 from aisle.features import ServiceSpec
 from aisle.fusion import FusionNet
-from aisle.image import ImageEncoder
 from aisle.taxonomy import Taxonomy
-from aisle.text import TextSettings
+from aisle.text import TextEncoder, TextSettings
 from training.catalog import Catalog
+from training.catalogue_encoders import MIN_EXAMPLES, image_encoder_of, text_encoder_of
 from training.embeddings import Engine, encode_images, encode_texts
 from training.feature_store import apply_definitions, open_feature_store
 from training.fit import FitSettings
 from training.golden import golden_products
 from training.heads import fit_head
-from training.image_encoder import (
-    ImageTraining,
-    Pictures,
-    imagenet_encoder,
-    train_image_encoder,
-    untrained_image_encoder,
-)
+from training.image_encoder import ImageTraining, imagenet_encoder, untrained_image_encoder
 from training.labelled import read_labelled
 from training.labels import FRESH, Labels, no_labels
+from training.processes import Processes
 from training.progress import console
 from training.publish import publish_view
 from training.reference import reference_columns
 from training.registration import make_bundle, model_card, register
 from training.shop import Encoders, Shop, view_specs
-from training.splits import SPLITS, SplitSettings, assign_splits, in_encoder_share
+from training.splits import SPLITS, SplitSettings
 from training.text_encoder import pretrained_text_encoder
-
-MIN_PICTURES = 20
+from training.text_tuning import TextTraining
 
 
 def make_text_encoder(shop: Shop, source: str, *, max_tokens: int, prefix: str) -> str:
-    """Load a pretrained text encoder and put it into the model store; return its tag."""
+    """Load a pretrained text encoder and put it into the model store; return its tag. A tag of the store is
+    an encoder already."""
+    if source.startswith(f"{store.TEXT_ENCODER}:"):
+        return _stored(source)
     settings = TextSettings(max_tokens=max_tokens, prefix=prefix)
     encoder = pretrained_text_encoder(source, settings)
     return _save_encoder(shop, encoder, store.TEXT_ENCODER)
 
 
-def make_image_encoder(shop: Shop, catalog: Catalog, training: ImageTraining, *, weights: str) -> str:
-    """Take ImageNet's weights, or train on the catalogue, and store the encoder; return its tag."""
-    scratch = shop.environment.scratch
+def tune_text_encoder(
+    shop: Shop,
+    catalog: Catalog,
+    start: TextEncoder,
+    training: TextTraining,
+    processes: Processes,
+    *,
+    save_every_s: float,
+) -> str:
+    """Tune a text encoder on the catalogue and store it; return its tag, "" in processes that only help."""
+    work = shop.environment.scratch / "text-tuning"
+    taxonomy = known_categories(catalog, min_class=MIN_EXAMPLES)
+    encoder = text_encoder_of(catalog, taxonomy, start, training, work, processes, save_every_s=save_every_s)
+    return _save_encoder(shop, encoder, store.TEXT_ENCODER) if processes.is_first else ""
+
+
+def make_image_encoder(
+    shop: Shop,
+    catalog: Catalog,
+    training: ImageTraining,
+    *,
+    weights: str,
+    processes: Processes | None = None,
+    save_every_s: float = 120.0,
+) -> str:
+    """Take ImageNet's weights, or train on the catalogue, and store the encoder; return its tag, "" in
+    processes that only help. A tag of the store is an encoder already."""
+    processes = processes or Processes(device=shop.device)
+    if weights.startswith(f"{store.IMAGE_ENCODER}:"):
+        return _stored(weights)
     if weights == "imagenet":
         encoder = imagenet_encoder(training.backbone, training.image)
+    elif (catalog.products.image == "").all():
+        console.print(
+            "no product has a picture: the image encoder stays untrained, the classifier will be one of texts"
+        )
+        encoder = untrained_image_encoder(training)
     else:
-        encoder = _train_on_catalogue(catalog, training, scratch / "image-training", shop.device)
-    return _save_encoder(shop, encoder, store.IMAGE_ENCODER)
+        taxonomy = known_categories(catalog, min_class=MIN_EXAMPLES)
+        work = shop.environment.scratch / "image-training"
+        encoder = image_encoder_of(catalog, taxonomy, training, work, processes, save_every_s=save_every_s)
+    return _save_encoder(shop, encoder, store.IMAGE_ENCODER) if processes.is_first else ""
+
+
+def _stored(tag: str) -> str:
+    """`tag`, "latest" replaced by what that is. Raises BundleError where the store has it not."""
+    tag = store.resolve(tag)
+    store.find(tag)
+    return tag
 
 
 def _save_encoder(shop: Shop, encoder: store.Encoder, name: str) -> str:
     # A new folder: the revision is a hash of all that lies in it.
     with tempfile.TemporaryDirectory(dir=shop.environment.scratch) as folder:
         return store.save_encoder(encoder, name, Path(folder) / "encoder")
-
-
-def _train_on_catalogue(catalog: Catalog, training: ImageTraining, work: Path, device: str) -> ImageEncoder:
-    """Train on the encoder's own share of the training split; the fusion head will not see those
-    products with pictures."""
-    settings = SplitSettings()
-    products = catalog.products
-    if (products.image == "").all():
-        console.print(
-            "no product has a picture: the image encoder stays untrained, the classifier will be one of texts"
-        )
-        return untrained_image_encoder(training)
-    # A category with fewer pictures than this teaches nothing, and class weights would make it loud.
-    taxonomy = known_categories(catalog, min_class=MIN_PICTURES)
-    splits = assign_splits(products.group, settings).to_numpy()
-    usable = (products.image != "").to_numpy() & products.category.isin(taxonomy.codes).to_numpy()
-    own = usable & (splits == "train") & in_encoder_share(products.group, settings)
-    validation = usable & (splits == "validation")
-    encoder, _ = train_image_encoder(
-        _pictures(catalog, own, taxonomy, training),
-        _pictures(catalog, validation, taxonomy, training),
-        training,
-        classes=len(taxonomy),
-        work=work,
-        device=device,
-    )
-    return encoder
-
-
-def _pictures(catalog: Catalog, mask: np.ndarray, taxonomy: Taxonomy, training: ImageTraining) -> Pictures:
-    chosen = catalog.products[mask]
-    paths = [catalog.image_root / name for name in chosen.image]
-    labels = np.array([taxonomy.index(code) for code in chosen.category], dtype=np.int64)
-    return Pictures(paths, labels, training.image)
 
 
 def _head_of(tag: str, taxonomy: Taxonomy, pair: Encoders, settings: FitSettings) -> FusionNet | None:

@@ -131,7 +131,11 @@ def model_card(
         "git_revision": git_revision(),
         "fit": asdict(settings),
         "data": dict(data),
-        "text_encoder": {"name": text_encoder.name, **asdict(text_encoder.settings)},
+        "text_encoder": {
+            "name": text_encoder.name,
+            "weights": text_encoder.weights,
+            **asdict(text_encoder.settings),
+        },
         "image_encoder": {
             "backbone": image_encoder.backbone,
             "weights": image_encoder.weights,

@@ -23,7 +23,7 @@ SPLITS = ("train", "validation", "calibration", "test")
 class SplitSettings:
     """Shares of all groups, in (0, 1); what they leave is the training split.
 
-    `encoder_share` is the share of the training split that trains a catalogue image encoder.
+    `encoder_share` is the share of the training split that trains encoders, of texts or pictures.
     """
 
     validation: float = 0.10
@@ -54,7 +54,7 @@ def assign_splits(groups: pd.Series, settings: SplitSettings) -> pd.Series:
 
 
 def in_encoder_share(groups: pd.Series, settings: SplitSettings) -> np.ndarray:
-    """Bool [N]: the part of the training split that trains a catalogue image encoder."""
+    """Bool [N]: the part of the training split that trains encoders on the catalogue."""
     train = (assign_splits(groups, settings) == "train").to_numpy()
     share: np.ndarray = places(groups, f"{settings.salt}/encoder") < settings.encoder_share
     return train & share

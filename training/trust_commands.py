@@ -71,7 +71,7 @@ def label_noise(
     nothing = no_labels(pair.text.dim, pair.image.dim)
     labelled = read_labelled(shop, read, pair, taxonomy, SplitSettings(), nothing)
     suspicions = find_label_noise(
-        labelled.vectors, labelled.group_N, labelled.own_N, FitSettings(), classes=len(taxonomy)
+        labelled.unlearned(), labelled.group_N, labelled.own_N, FitSettings(), classes=len(taxonomy)
     )
     written = write_suspicions(file, read, labelled, taxonomy, suspicions)
     judged = int(suspicions.judged_N.sum())
