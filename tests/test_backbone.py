@@ -57,7 +57,7 @@ def fill(values: torch.Tensor, noise: torch.Tensor, name: str) -> None:
     """Noise for matrices, by what they add up; norms that change little."""
     repeated = noise.repeat(-(-values.numel() // len(noise)))[: values.numel()].view(values.shape)
     if values.ndim in (2, 4):
-        values.copy_(repeated).mul_(values[0].numel() ** -0.5)
+        values.copy_(repeated).mul_(0.7 * values[0].numel() ** -0.5)
     else:
         values.copy_(repeated).mul_(0.05).add_(1.0 if name.endswith("weight") else 0.0)
 
