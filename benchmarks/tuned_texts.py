@@ -43,7 +43,9 @@ def main(
     taxonomy = known_categories(catalog, min_class=MIN_EXAMPLES)
     products = catalog.products[catalog.products.category.isin(taxonomy.codes)]
     if masked:
-        products = products.assign(title=_masked(products.title, products.category, catalog))
+        products = products.assign(
+            title=_masked(products.title.tolist(), products.category.tolist(), catalog)
+        )
     catalog = replace(catalog, products=products)
     encoder = pretrained_text_encoder(MINILM, TextSettings())
     own_N = in_encoder_share(products.group, SplitSettings())

@@ -1,7 +1,7 @@
 """Tunes both encoders of a shop of toy size, and runs it with them; prints JSON.
 
-`python tests/tuned_shop.py`, with AISLE_HOME and BENTOML_HOME set. One process for all commands: their imports
-take longer than what they do.
+`python tests/tuned_shop.py`, with AISLE_HOME and BENTOML_HOME set. One process for all commands: their
+imports take longer than what they do.
 """
 
 from __future__ import annotations
