@@ -25,7 +25,7 @@ from training import shards
 from training.catalog import read_catalog
 from training.embeddings import BATCH, encode_images, encode_texts
 
-PRODUCTS = 640
+PRODUCTS = 256
 KILLS = 3
 LIMIT_S = 240.0
 
