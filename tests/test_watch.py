@@ -398,7 +398,7 @@ def test_the_watch_serves_its_metrics_until_sigterm(shop: Path) -> None:
             f"aisle_drift_{n}/{s}" for n in ("statistic", "threshold", "ratio", "alarm") for s in STREAMS
         } <= set(found)
         watching.send_signal(signal.SIGTERM)
-        assert watching.wait(timeout=10) == 0
+        assert watching.wait(timeout=60) == 0
     finally:
         watching.kill()
         _, errors = watching.communicate()
