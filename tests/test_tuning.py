@@ -134,7 +134,14 @@ def test_a_gradient_is_cut_to_its_longest() -> None:
 
 def test_an_unknown_precision_is_named() -> None:
     with pytest.raises(EncoderError, match="precision: found 'int8', wanted one of auto, fp32, bf16, fp16"):
-        resolve_precision("int8", CPU)
+        resolve_precision("int8", CPU, nn.Identity())
+
+
+def test_grouped_convolutions_stay_in_fp32_on_a_cpu() -> None:
+    able = torch.cpu.get_capabilities()
+    plain = "bf16" if any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "fp32"
+    assert resolve_precision("auto", CPU, nn.Conv2d(4, 4, 3)) == plain
+    assert resolve_precision("auto", CPU, nn.Conv2d(4, 4, 3, groups=4)) == "fp32"
 
 
 @pytest.mark.parametrize(("share", "factor"), [(0.0, 0.05), (0.1, 0.525), (0.2, 1.0), (0.6, 0.5), (1.0, 0.0)])
@@ -257,6 +264,18 @@ def test_the_newest_two_checkpoints_of_one_run_are_kept(tmp_path: Path) -> None:
     kept = sorted(tmp_path.glob("work/*/*"))
     assert [path.name for path in kept] == ["step-000000004.safetensors", "step-000000005.safetensors"]
     assert first.isdisjoint({path.parent.name for path in kept})
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "this run")
+    checkpoints.write(1, {"a": torch.zeros(1)}, {})
+    [folder] = tmp_path.iterdir()
+    (folder / ".tmp8ehtpD").write_bytes(b"half")
+    checkpoints.write(2, {"a": torch.zeros(1)}, {})
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "step-000000001.safetensors",
+        "step-000000002.safetensors",
+    ]
 
 
 def test_facts_come_back_to_the_last_bit(tmp_path: Path) -> None:

@@ -37,8 +37,10 @@ class Checkpoints:
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
-        for old in self._paths()[KEPT:]:
-            old.unlink()
+        kept = self._paths()[:KEPT]
+        for other in self._folder.iterdir():  # older ones, and what a killed writer left
+            if other not in kept:
+                other.unlink()
 
     def newest(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """(tensors, facts) of the newest that can be read; None where there is none."""

@@ -56,7 +56,7 @@ def tune(
     signal, CatalogError where nothing can be read.
     """
     processes = processes or Processes()
-    precision = resolve_precision(settings.precision, torch.device(processes.device))
+    precision = resolve_precision(settings.precision, torch.device(processes.device), lesson.network)
     facts = [lesson.kind, asdict(settings), precision, lesson.classes, begins_with]
     facts += [lesson.train.fingerprint(), lesson.validation.fingerprint()]
     checkpoints = Checkpoints(work, json.dumps(facts, sort_keys=True)) if work else None
