@@ -10,11 +10,12 @@ UV_VERSION := 0.13.8
 export BENTOML_DO_NOT_TRACK := true
 export DO_NOT_TRACK := 1
 export ANONYMIZED_TELEMETRY := False
+export MLFLOW_DISABLE_TELEMETRY := true
 export TOKENIZERS_PARALLELISM := false
 export AISLE_HOME
 export BENTOML_HOME ?= $(AISLE_HOME)/bentoml
 
-.PHONY: help setup demo loop train serve watch test lint format bench bench-quality fuzz soak kill stubs lock clean
+.PHONY: help setup demo loop train ui serve watch test lint format bench bench-quality fuzz soak kill stubs lock clean
 
 help: ## list the chores
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +39,9 @@ loop: setup ## after make demo: drift, alarm, labels, retraining, promotion
 train: setup ## train and register on CATALOG=<folder or file>
 	@test -n "$(CATALOG)" || { echo 'make train: no CATALOG; run make train CATALOG=<folder or file>' >&2; exit 2; }
 	$(RUN) -m training run "$(CATALOG)" $(ARGS)
+
+ui: setup ## MLflow's pages about every training run, on 127.0.0.1:5000
+	$(RUN) -m training ui $(ARGS)
 
 watch: setup ## watch what is answered: drift, quality, metrics on port 9101
 	$(RUN) -m monitoring watch

@@ -31,12 +31,14 @@ from aisle.store import load_classifier
 from benchmarks.servers import HOST, aisle_service, is_free, running
 from training import pipeline
 from training.catalog import Catalog, read_catalog
+from training.classifier_run import tell_classifier
 from training.demo import write_demo_catalog
 from training.fit import FitSettings
 from training.image_encoder import ImageTraining
 from training.settings import Settings
 from training.shop import Shop, load_encoders
 from training.splits import SplitSettings, assign_splits
+from training.tracking import tracked
 
 SHOWN = 10
 CLASSIFIED = 50
@@ -62,12 +64,14 @@ def main(
     catalog = read_catalog(folder)
     console.print(catalog.report)
 
-    text_tag = pipeline.make_text_encoder(shop, "minilm", max_tokens=128, prefix="")
-    image_tag = pipeline.make_image_encoder(shop, catalog, ImageTraining(size=96), weights="catalogue")
-    encoders = load_encoders(shop, text_tag, image_tag)
-    pipeline.encode(shop, catalog, encoders)
-    pipeline.publish(shop, encoders)
-    bundle, tag = pipeline.fit(shop, catalog, encoders, FitSettings())
+    with tracked(shop, "demo", {}) as run:
+        text_tag = pipeline.make_text_encoder(shop, "minilm", max_tokens=128, prefix="")
+        image_tag = pipeline.make_image_encoder(shop, catalog, ImageTraining(size=96), weights="catalogue")
+        encoders = load_encoders(shop, text_tag, image_tag)
+        pipeline.encode(shop, catalog, encoders)
+        pipeline.publish(shop, encoders)
+        bundle, tag = pipeline.fit(shop, catalog, encoders, FitSettings())
+        tell_classifier(run, bundle, tag)
 
     environ = {**os.environ, "AISLE_MODEL": tag}
     log = Path("out/demo-service.log")

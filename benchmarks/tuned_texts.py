@@ -52,7 +52,7 @@ def main(
     rows = {"frozen": _scores(catalog, taxonomy, encoder, np.zeros_like(own_N))}
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
-        tuned = text_encoder_of(
+        tuned, _ = text_encoder_of(
             catalog, taxonomy, encoder, TextTraining(), Path(work), Processes(device="cpu")
         )
     seconds = round(time.monotonic() - begun, 1)

@@ -22,6 +22,9 @@ from aisle.text import TextEncoder, TextSettings
 
 ROOT = Path(__file__).parent.parent
 
+# MLflow takes seconds of a core beside each training; the tests of tracking turn it on.
+os.environ.setdefault("AISLE_TRACKING", "off")
+
 
 @pytest.fixture(scope="session")
 def tiny_text_encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:

@@ -1,4 +1,4 @@
-from pathlib import Path
+import io
 from xml.etree import ElementTree
 
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from training.confidence import reliability, risk_coverage, wilson
-from training.figures import draw_reliability, draw_risk_coverage, svg, write_png
+from training.figures import draw_reliability, draw_risk_coverage, png, svg
 
 
 def test_bins_hold_what_falls_into_them() -> None:
@@ -61,7 +61,7 @@ def test_a_confidence_that_knows_its_errors_reaches_the_best_area() -> None:
     assert (curve := risk_coverage(np.linspace(1, 0, 100), correct)).aurc == pytest.approx(curve.aurc_best)
 
 
-def test_figures_are_pictures(tmp_path: Path) -> None:
+def test_figures_are_pictures() -> None:
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.3, 1, size=500)
     correct = rng.random(500) < confidence
@@ -75,6 +75,11 @@ def test_figures_are_pictures(tmp_path: Path) -> None:
         ElementTree.fromstring(image)
         assert words in image
         assert svg(draw()) == image
-        write_png(draw(), tmp_path / "figures" / "f.png")
-        with Image.open(tmp_path / "figures" / "f.png") as picture:
+        with Image.open(io.BytesIO(png(draw()))) as picture:
             assert picture.width > 400
+
+
+def test_bins_that_are_all_right_are_drawn() -> None:
+    bins = [reliability(np.full(n, 0.99), np.full(n, True)) for n in range(1, 40)]
+    for one in bins:
+        assert draw_reliability(one, ece=0.01).axes[0].get_title() == "Reliability: ECE 0.010"

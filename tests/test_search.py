@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from test_fit import two_halves_of_a_label
 from aisle.errors import SettingError
 from training.compare_command import read_fit_settings
 from training.fit import FitSettings
-from training.runs import FILE, log_run
-from training.search import SEARCHED, search
+from training.runs import Record, open_run
+from training.search import SCORE, SEARCHED, search
 
 TRAIN, HELD_OUT = two_halves_of_a_label(120, 0), two_halves_of_a_label(80, 1)
 START = FitSettings(variant="concat", hidden_dim=64, epochs=4)
@@ -26,28 +25,45 @@ class Stopped(BaseException):
     """As Ctrl-C is: nothing between here and the test catches it."""
 
 
+class Trials:
+    """A tracker that keeps the settings of finished trials, and stops the search after `stop_after`."""
+
+    def __init__(self, stop_after: int) -> None:
+        self.settings: dict[str, dict[str, Any]] = {}
+        self.finished: list[dict[str, Any]] = []
+        self.told: list[Record] = []
+        self._stop_after = stop_after
+
+    def tell(self, record: Record) -> None:
+        self.told.append(record)
+        if record.get("begin") == "trial":
+            self.settings[record["run"]] = record["settings"]
+        if SCORE in record.get("metrics", {}):
+            self.finished.append(self.settings[record["run"]])
+            if len(self.finished) > self._stop_after:
+                raise Stopped
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def run(
     home: Path, trials: int, *, stop_after: int = 10_000, data: str = "a"
 ) -> tuple[FitSettings, float, list[dict[str, Any]]]:
-    tried: list[dict[str, Any]] = []
-
-    def finished(found: Mapping[str, Any], score: float) -> None:
-        tried.append(dict(found))
-        if len(tried) > stop_after:
-            raise Stopped
-
-    settings, score = search(
-        TRAIN,
-        HELD_OUT,
-        np.arange(120),
-        START,
-        classes=4,
-        trials=trials,
-        home=home,
-        data=data,
-        finished=finished,
-    )
-    return settings, score, tried
+    told = Trials(stop_after)
+    with open_run([told], "search", {}) as whole:
+        settings, score = search(
+            TRAIN,
+            HELD_OUT,
+            np.arange(120),
+            START,
+            classes=4,
+            trials=trials,
+            home=home,
+            data=data,
+            run=whole,
+        )
+    return settings, score, told.finished
 
 
 def test_a_stopped_search_ends_as_one_that_was_not(tmp_path: Path) -> None:
@@ -94,9 +110,24 @@ def test_settings_that_are_none_are_named(tmp_path: Path, text: str) -> None:
         read_fit_settings(tmp_path / "s.json")
 
 
-def test_runs_are_lines(tmp_path: Path) -> None:
-    for number in range(2):
-        log_run(tmp_path, "compare", settings={"seed": number}, metrics={"macro_f1": 0.5}, note="é")
-    lines = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
-    assert [line["settings"]["seed"] for line in lines] == [0, 1]
-    assert lines[0]["metrics"] == {"macro_f1": 0.5}
+def test_each_epoch_and_the_end_of_a_trial_are_told(tmp_path: Path) -> None:
+    told = Trials(10_000)
+    with open_run([told], "search", {}) as whole:
+        _, score = search(
+            TRAIN,
+            HELD_OUT,
+            np.arange(120),
+            START,
+            classes=4,
+            trials=1,
+            home=tmp_path,
+            data="a",
+            run=whole,
+        )
+    courses = [
+        r["metrics"]["validation_macro_f1"]
+        for r in told.told
+        if "validation_macro_f1" in r.get("metrics", {})
+    ]
+    assert max(courses) == score
+    assert [record["tags"] for record in told.told if "tags" in record] == [{"outcome": "finished"}]

@@ -20,6 +20,7 @@ from training.processes import Processes
 from training.splits import SplitSettings, assign_splits, in_encoder_share
 from training.text_tuning import TextTraining, tune_text_encoder
 from training.texts import Texts
+from training.tuning_state import History
 
 MIN_EXAMPLES = 20  # a category with fewer teaches nothing, and class weights would make it loud
 
@@ -32,13 +33,14 @@ def image_encoder_of(
     processes: Processes,
     *,
     save_every_s: float = 120.0,
-) -> ImageEncoder:
-    """An encoder trained on the pictures of its own share, stopped by those of the validation split."""
+) -> tuple[ImageEncoder, History]:
+    """An encoder trained on the pictures of its own share, stopped by those of the validation split; and the
+    course of that."""
     own, validation = (
         _pictures(rows, catalog, taxonomy, training)
         for rows in _parts(catalog, taxonomy, (catalog.products.image != "").to_numpy())
     )
-    encoder, _ = train_image_encoder(
+    return train_image_encoder(
         own,
         validation,
         training,
@@ -47,7 +49,6 @@ def image_encoder_of(
         processes=processes,
         save_every_s=save_every_s,
     )
-    return encoder
 
 
 def text_encoder_of(
@@ -59,8 +60,9 @@ def text_encoder_of(
     processes: Processes,
     *,
     save_every_s: float = 120.0,
-) -> TextEncoder:
-    """`start`, tuned on the texts of its own share, stopped by those of the validation split."""
+) -> tuple[TextEncoder, History]:
+    """`start`, tuned on the texts of its own share, stopped by those of the validation split; and the course
+    of that."""
     products = catalog.products
     cleaned = [
         clean_text(str(title), str(description), start.settings)
@@ -71,7 +73,7 @@ def text_encoder_of(
         Texts(start, text_N[rows.index].tolist(), _labels(rows, taxonomy))
         for rows in _parts(catalog, taxonomy, (text_N != "").to_numpy())
     )
-    encoder, _ = tune_text_encoder(
+    return tune_text_encoder(
         start,
         own,
         validation,
@@ -81,7 +83,6 @@ def text_encoder_of(
         processes=processes,
         save_every_s=save_every_s,
     )
-    return encoder
 
 
 def _parts(catalog: Catalog, taxonomy: Taxonomy, has_N: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:

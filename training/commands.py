@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from aisle.fusion import VARIANTS
 from training import compare_command, pipeline
 from training.catalog import ColumnMap, read_catalog
+from training.classifier_run import tell_classifier
 from training.demo import write_demo_catalog
 from training.encode_command import app as encode_command
 from training.fit import FitSettings
@@ -25,6 +27,9 @@ from training.settings import Settings
 from training.shop import Shop, load_encoders
 from training.splits import split_report
 from training.text_encoder import MINILM
+from training.tracking import tracked
+from training.tracking_command import TensorBoardToo
+from training.tracking_command import app as tracking_commands
 from training.trust_commands import app as trust_commands
 from training.tune_command import app as tune_commands
 
@@ -38,6 +43,7 @@ app.add_typer(pages)
 app.add_typer(encode_command)
 app.add_typer(trust_commands)
 app.add_typer(tune_commands)
+app.add_typer(tracking_commands)
 out = Console()
 compare_command.register(app)
 
@@ -116,12 +122,17 @@ def image_encoder(
     image_size: ImageSize = 96,
     image_epochs: ImageEpochs = 20,
     seed: Seed = 27,
+    tensorboard: TensorBoardToo = False,
 ) -> None:
     """Make an image encoder and put it into the model store; prints its tag."""
     training = ImageTraining(backbone=backbone, size=image_size, epochs=image_epochs, seed=seed)
     shop = Shop.open(Settings.from_environment())
     read = read_catalog(catalog, columns=ColumnMap.parse(columns))
-    out.print(pipeline.make_image_encoder(shop, read, training, weights=image_weights))
+    facts = {"catalog": read.path, "weights": image_weights, **asdict(training)}
+    with tracked(shop, "image-encoder", facts, tensorboard=tensorboard) as run:
+        tag = pipeline.make_image_encoder(shop, read, training, weights=image_weights, trained=run.course)
+        run.tags(encoder=tag)
+    out.print(tag)
 
 
 @app.command("text-encoder")
@@ -161,22 +172,29 @@ def fit(
     settings: Annotated[
         Path | None, typer.Option(help="What `search` wrote; instead of --variant and --seed.")
     ] = None,
+    tensorboard: TensorBoardToo = False,
 ) -> None:
     """Train the fusion head on stored vectors, calibrate, evaluate and register it; prints its tag."""
     shop = Shop.open(Settings.from_environment())
     read = read_catalog(catalog, columns=ColumnMap.parse(columns))
     pair = load_encoders(shop, text, image)
     labels = read_ledger_labels(shop, read, pair, labels_until)
-    bundle, tag = pipeline.fit(
-        shop,
-        read,
-        pair,
-        compare_command.read_fit_settings(settings) if settings else FitSettings(variant=variant, seed=seed),
-        target_error=target_error,
-        min_class=min_class,
-        labels=labels,
-        start_from=start_from,
+    chosen = (
+        compare_command.read_fit_settings(settings) if settings else FitSettings(variant=variant, seed=seed)
     )
+    facts = {"target_error": target_error, "min_class": min_class, "labels_until": labels_until}
+    with tracked(shop, "fit", {**facts, "start_from": start_from}, tensorboard=tensorboard) as run:
+        bundle, tag = pipeline.fit(
+            shop,
+            read,
+            pair,
+            chosen,
+            target_error=target_error,
+            min_class=min_class,
+            labels=labels,
+            start_from=start_from,
+        )
+        tell_classifier(run, bundle, tag)
     _print_metrics(bundle.metrics)
     if report is not None:
         facts = {f"labels_{name}": value for name, value in labels.to_json().items()}
@@ -230,19 +248,31 @@ def run(
     target_error: TargetError = 0.05,
     min_class: MinClass = 10,
     seed: Seed = 27,
+    tensorboard: TensorBoardToo = False,
 ) -> None:
     """Everything, in order: read, encoders, encode, publish, fit, register. Prints the tag."""
     shop = Shop.open(Settings.from_environment())
     read = read_catalog(catalog, columns=ColumnMap.parse(columns))
     out.print(read.report)
     image_training = ImageTraining(backbone=backbone, size=image_size, epochs=image_epochs, seed=seed)
-    text_tag = pipeline.make_text_encoder(shop, text_encoder, max_tokens=text_tokens, prefix=text_prefix)
-    image_tag = pipeline.make_image_encoder(shop, read, image_training, weights=image_weights)
-    encoders = load_encoders(shop, text_tag, image_tag)
-    pipeline.encode(shop, read, encoders)
-    pipeline.publish(shop, encoders)
     settings = FitSettings(variant=variant, seed=seed)
-    bundle, tag = pipeline.fit(shop, read, encoders, settings, target_error=target_error, min_class=min_class)
+    facts = {"target_error": target_error, "min_class": min_class}
+    with tracked(shop, "run", {"catalog": read.path, **facts}, tensorboard=tensorboard) as whole:
+        text_tag = pipeline.make_text_encoder(shop, text_encoder, max_tokens=text_tokens, prefix=text_prefix)
+        with whole.child("image-encoder", {"weights": image_weights, **asdict(image_training)}) as run:
+            image_tag = pipeline.make_image_encoder(
+                shop, read, image_training, weights=image_weights, trained=run.course
+            )
+            run.tags(encoder=image_tag)
+        encoders = load_encoders(shop, text_tag, image_tag)
+        pipeline.encode(shop, read, encoders)
+        pipeline.publish(shop, encoders)
+        with whole.child("fit", facts) as run:
+            bundle, tag = pipeline.fit(
+                shop, read, encoders, settings, target_error=target_error, min_class=min_class
+            )
+            tell_classifier(run, bundle, tag)
+        whole.tags(bundle=tag)
     _print_metrics(bundle.metrics)
     out.print(tag)
 

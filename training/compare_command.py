@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -17,17 +18,19 @@ from aisle.taxonomy import Taxonomy
 from aisle.text import clean_text
 from training import pipeline
 from training.catalog import Catalog, ColumnMap, read_catalog
-from training.comparison import choose, compare, figures
+from training.comparison import Choice, choose, compare, figures
 from training.comparison_view import comparison_table, draw_comparison
 from training.contenders import LEVELS, Examples
 from training.fit import FitSettings
 from training.folds import Fold, stratified_folds
 from training.labelled import Labelled, read_labelled
 from training.labels import no_labels
-from training.runs import log_run
+from training.runs import Run, harmless
 from training.settings import Settings
 from training.shop import Encoders, Shop, load_encoders
 from training.splits import SplitSettings
+from training.tracking import tracked
+from training.tracking_command import TensorBoardToo
 
 CatalogPath = Annotated[Path, typer.Argument(help="The catalogue whose vectors the shop holds.")]
 Tag = Annotated[str, typer.Option(help="Encoder tag; default the newest.")]
@@ -55,34 +58,47 @@ def compare_command(
     columns: Columns = None,
     min_class: MinClass = 20,
     seed: Seed = 27,
+    tensorboard: TensorBoardToo = False,
 ) -> None:
     """Train every family of models on the same folds; say which to take, and why. Resumes."""
     names = _names(only)
     shop = Shop.open(Settings.from_environment())
-    labelled, examples, taxonomy, _ = _read(shop, catalog, columns, text, image, min_class)
+    labelled, examples, taxonomy, data = _read(shop, catalog, columns, text, image, min_class)
     made = _folds(labelled, examples, folds, seed)
     work = shop.environment.scratch / "compare"
     settings = FitSettings(seed=seed)
     by_fold = {fold.name: examples for fold in made}
-    comparison = compare(by_fold, made, settings, classes=len(taxonomy), names=names, work=work)
-    rows = figures(comparison, seed=seed)
-    among = [name for name in rows if name in VARIANTS] or list(rows)
-    choice = choose(comparison, rows, seed=seed, among=among)
-    out.print(comparison_table(rows, title=f"{len(examples):,} products, {len(made)} folds"))
-    out.print(f"{choice.name}: {choice.why}")
-    folder.mkdir(parents=True, exist_ok=True)
-    report = {"chosen": choice.name, "why": choice.why, "folds": len(made), "seed": seed, "contenders": rows}
-    (folder / "compare.json").write_text(json.dumps(report, indent=1) + "\n")
-    draw_comparison(rows, folder / "compare.png", title=f"{catalog.name}, {len(made)} folds")
+    facts = {
+        "folds": len(made),
+        "min_class": min_class,
+        "contenders": ", ".join(names),
+        "fit": asdict(settings),
+    }
+    with tracked(shop, "compare", facts, tensorboard=tensorboard) as run:
+        run.dataset(catalog.name, data.partition(" ")[0], str(catalog.absolute()))
+        comparison = compare(by_fold, made, settings, classes=len(taxonomy), names=names, work=work)
+        rows = figures(comparison, seed=seed)
+        among = [name for name in rows if name in VARIANTS] or list(rows)
+        choice = choose(comparison, rows, seed=seed, among=among)
+        out.print(comparison_table(rows, title=f"{len(examples):,} products, {len(made)} folds"))
+        out.print(f"{choice.name}: {choice.why}")
+        folder.mkdir(parents=True, exist_ok=True)
+        report = {"chosen": choice.name, "why": choice.why, "folds": len(made), "seed": seed}
+        (folder / "compare.json").write_text(json.dumps({**report, "contenders": rows}, indent=1) + "\n")
+        draw_comparison(rows, folder / "compare.png", title=f"{catalog.name}, {len(made)} folds")
+        _tell_comparison(run, rows, choice, folder)
+
+
+@harmless("comparison")
+def _tell_comparison(run: Run, rows: Mapping[str, Mapping[str, Any]], choice: Choice, folder: Path) -> None:
     for name, row in rows.items():
-        metrics = {score: row["test"][score]["value"] for score in row["test"]}
-        log_run(
-            shop.environment.home,
-            "compare",
-            settings={"contender": name, "folds": len(made), "catalog": str(catalog), **asdict(settings)},
-            metrics={**metrics, "validation_log_loss": row["validation_log_loss"]},
-            note=choice.why if name == choice.name else "",
-        )
+        with run.child("contender", {"contender": name, "level": row["level"]}, name=name) as child:
+            for fold, score in enumerate(row["fold_macro_f1"]):
+                child.epoch(fold, {"fold_macro_f1": score})
+            child.metrics({key: value for key, value in row.items() if key != "servable"})
+    run.tags(chosen=choice.name, why=choice.why)
+    for file in ("compare.json", "compare.png"):
+        run.file(file, (folder / file).read_bytes())
 
 
 def search_command(
@@ -97,31 +113,30 @@ def search_command(
     columns: Columns = None,
     min_class: MinClass = 10,
     seed: Seed = 27,
+    tensorboard: TensorBoardToo = False,
 ) -> None:
     """Search the settings of a head on the validation split. Resumes."""
-    from training.search import (
-        search,
-    )  # here, because Optuna takes a second that other commands need not wait
+    from training.search import SCORE, search  # here: Optuna takes a second that others need not wait
 
     shop = Shop.open(Settings.from_environment())
     labelled, _, taxonomy, data = _read(shop, catalog, columns, text, image, min_class)
     settings = FitSettings(variant=variant, seed=seed)
-    found, score = search(
-        labelled.train(),
-        labelled.split("validation"),
-        labelled.group_N[labelled.split_N == "train"],
-        settings,
-        classes=len(taxonomy),
-        trials=trials,
-        home=shop.environment.home,
-        data=data,
-        finished=lambda tried, score: log_run(
-            shop.environment.home,
-            "search",
-            settings={"variant": variant, **tried},
-            metrics={"validation_macro_f1": score},
-        ),
-    )
+    facts = {"variant": variant, "trials": trials, "min_class": min_class, "seed": seed}
+    with tracked(shop, "search", facts, tensorboard=tensorboard) as run:
+        run.dataset(catalog.name, data.partition(" ")[0], str(catalog.absolute()))
+        found, score = search(
+            labelled.train(),
+            labelled.split("validation"),
+            labelled.group_N[labelled.split_N == "train"],
+            settings,
+            classes=len(taxonomy),
+            trials=trials,
+            home=shop.environment.home,
+            data=data,
+            run=run,
+        )
+        run.settings({"best": asdict(found)})
+        run.metrics({SCORE: score})
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(asdict(found), indent=1) + "\n")
     out.print(f"best validation macro-F1 of {trials} trials: {score:.4f}, written to {file}")

@@ -1,4 +1,4 @@
-"""Figures of a classifier's trustworthiness, as matplotlib figures; `svg` and `write_png` make files of them.
+"""Figures of a classifier's trustworthiness, as matplotlib figures; `svg` and `png` make files of them.
 
 Nothing is drawn that was not measured: each takes what training/confidence.py found.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -23,7 +22,11 @@ def draw_reliability(bins: Sequence[Bin], *, ece: float) -> Figure:
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     confidence = [one.confidence for one in bins]
     accuracy = [one.accuracy for one in bins]
-    bounds = ([one.accuracy - one.low for one in bins], [one.high - one.accuracy for one in bins])
+    # Where all are right, rounding may put the bound below the accuracy.
+    bounds = [
+        [max(0.0, one.accuracy - one.low) for one in bins],
+        [max(0.0, one.high - one.accuracy) for one in bins],
+    ]
     above.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="as often right as said")
     above.errorbar(
         confidence, accuracy, yerr=bounds, color=_BLUE, marker="o", capsize=3, label="measured, 95 % interval"
@@ -79,6 +82,7 @@ def svg(figure: Figure) -> str:
     return whole[whole.index("<svg") :]
 
 
-def write_png(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+def png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()

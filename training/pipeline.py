@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,6 +37,9 @@ from training.shop import Encoders, Shop, view_specs
 from training.splits import SPLITS, SplitSettings
 from training.text_encoder import pretrained_text_encoder
 from training.text_tuning import TextTraining
+from training.tuning_state import History
+
+Trained = Callable[[History], None]
 
 
 def make_text_encoder(shop: Shop, source: str, *, max_tokens: int, prefix: str) -> str:
@@ -56,11 +60,16 @@ def tune_text_encoder(
     processes: Processes,
     *,
     save_every_s: float,
+    trained: Trained = lambda history: None,
 ) -> str:
-    """Tune a text encoder on the catalogue and store it; return its tag, "" in processes that only help."""
+    """Tune a text encoder on the catalogue and store it; return its tag, "" in processes that only help.
+    `trained` is told the course of it."""
     work = shop.environment.scratch / "text-tuning"
     taxonomy = known_categories(catalog, min_class=MIN_EXAMPLES)
-    encoder = text_encoder_of(catalog, taxonomy, start, training, work, processes, save_every_s=save_every_s)
+    encoder, history = text_encoder_of(
+        catalog, taxonomy, start, training, work, processes, save_every_s=save_every_s
+    )
+    trained(history)
     return _save_encoder(shop, encoder, store.TEXT_ENCODER) if processes.is_first else ""
 
 
@@ -72,9 +81,11 @@ def make_image_encoder(
     weights: str,
     processes: Processes | None = None,
     save_every_s: float = 120.0,
+    trained: Trained = lambda history: None,
 ) -> str:
     """Take ImageNet's weights, or train on the catalogue, and store the encoder; return its tag, "" in
-    processes that only help. A tag of the store is an encoder already."""
+    processes that only help. A tag of the store is an encoder already. `trained` is told the course of a
+    training."""
     processes = processes or Processes(device=shop.device)
     if weights.startswith(f"{store.IMAGE_ENCODER}:"):
         return _stored(weights)
@@ -88,7 +99,10 @@ def make_image_encoder(
     else:
         taxonomy = known_categories(catalog, min_class=MIN_EXAMPLES)
         work = shop.environment.scratch / "image-training"
-        encoder = image_encoder_of(catalog, taxonomy, training, work, processes, save_every_s=save_every_s)
+        encoder, history = image_encoder_of(
+            catalog, taxonomy, training, work, processes, save_every_s=save_every_s
+        )
+        trained(history)
     return _save_encoder(shop, encoder, store.IMAGE_ENCODER) if processes.is_first else ""
 
 

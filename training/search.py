@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -22,8 +20,10 @@ from aisle.errors import SettingError
 from training.fit import FitSettings, Vectors, validation_macro_f1
 from training.heads import fit_head
 from training.progress import progress
+from training.runs import Run
 
 FILE = "search.db"
+SCORE = "best_validation_macro_f1"  # of a trial's best epoch
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 SEARCHED = ("hidden_dim", "dropout", "modality_dropout", "learning_rate", "weight_decay", "label_smoothing")
 
@@ -38,26 +38,42 @@ def search(
     trials: int,
     home: Path,
     data: str,
-    finished: Callable[[Mapping[str, Any], float], None] = lambda found, score: None,
+    run: Run,
 ) -> tuple[FitSettings, float]:
     """The best settings of all `trials` finished trials, and their validation macro-F1. `settings` gives the
     variant, and the first trial. `data` names what is trained on: another name begins another search.
-    `finished` is told of each trial that ran to its end. Raises SettingError for fewer than one trial."""
+    Each trial made now is a child of `run`. Raises SettingError for fewer than one trial."""
     if trials < 1:
         raise SettingError(f"trials: found {trials}, wanted 1 or more")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _study(home, settings, data)
 
     def score_of(trial: optuna.Trial) -> float:
+        tried = suggest(trial, settings)
+        facts = {name: getattr(tried, name) for name in SEARCHED}
+        with run.child("trial", facts, name=f"trial {trial.number}") as child:
+            score = score_or_pruned(trial, tried, child)
+        if score is None:
+            raise optuna.TrialPruned
+        return score
+
+    def score_or_pruned(trial: optuna.Trial, tried: FitSettings, child: Run) -> float | None:
+        """Make a trial; its score, or None where it was pruned."""
+
         def watch(epoch: int, score: float) -> None:
+            child.epoch(epoch, {"validation_macro_f1": score})
             trial.report(score, epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        tried = suggest(trial, settings)
-        fusion, _ = fit_head(train, validation, tried, classes=classes, group_N=group_N, watch=watch)
+        try:
+            fusion, _ = fit_head(train, validation, tried, classes=classes, group_N=group_N, watch=watch)
+        except optuna.TrialPruned:
+            child.tags(outcome="pruned")
+            return None
         score = validation_macro_f1(fusion, validation)
-        finished({name: getattr(tried, name) for name in SEARCHED}, score)
+        child.metrics({SCORE: score})
+        child.tags(outcome="finished")
         return score
 
     with progress() as bar:

@@ -13,7 +13,9 @@ from aisle.environment import (
     HOME,
     REDIS_URL,
     describe_environment,
+    one_of,
     read_environment,
+    variable,
 )
 from aisle.ledger import ledger_url
 
@@ -26,6 +28,15 @@ class Settings:
     redis_url: str = field(default="", metadata=REDIS_URL, repr=False)
     database_url: str = field(default="", metadata=DATABASE_URL, repr=False)
     device: str = field(default="auto", metadata=DEVICE)
+    tracking: str = field(
+        default="mlflow",
+        metadata=variable(
+            "AISLE_TRACKING",
+            "mlflow",
+            one_of("mlflow", "off"),
+            "mlflow: training runs are told to MLflow (MLFLOW_TRACKING_URI, or SQLite in AISLE_HOME); off",
+        ),
+    )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -40,6 +51,11 @@ class Settings:
     def reports(self) -> Path:
         """Pages about classifiers and catalogues."""
         return self.home / "reports"
+
+    @property
+    def tracking_folder(self) -> Path:
+        """MLflow's database and files, TensorBoard's, and what MLflow is still to be told."""
+        return self.home / "tracking"
 
     @property
     def ledger_url(self) -> str:
