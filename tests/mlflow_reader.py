@@ -35,7 +35,7 @@ def told_runs(home: Path, uri: str = "") -> list[dict[str, Any]]:
     return found
 
 
-def _print_runs(uri: str) -> None:
+def print_runs(uri: str) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
@@ -63,4 +63,4 @@ def _facts(client: Any, run: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    _print_runs(sys.argv[1])
+    print_runs(sys.argv[1])

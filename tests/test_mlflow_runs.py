@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_reader import told_runs
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = """
+import sys
+
+from mlflow_reader import print_runs
 from training.mlflow_runs import MlflowRuns
 
 records = [
@@ -34,6 +37,7 @@ for _ in range(2):
             runs.flush()
     runs.close()
 print(*runs.refused, sep="\\n")
+print_runs(sys.argv[1])
 """
 
 
@@ -41,20 +45,25 @@ print(*runs.refused, sep="\\n")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """(runs by name, why records were refused) of SCRIPT."""
     home = tmp_path_factory.mktemp("home")
-    (home / "tracking").mkdir()
-    uri = f"sqlite:///{home / 'tracking' / 'mlflow.db'}"
+    uri = f"sqlite:///{home / 'mlflow.db'}"
+    variables = {
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONPATH": str(ROOT / "tests"),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", SCRIPT, uri],
         cwd=ROOT,
-        env={**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        env={**os.environ, **variables},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    runs = told_runs(home)
+    *refused, printed = done.stdout.strip().splitlines()
+    runs = json.loads(printed)
     assert len(runs) == 2
-    return {run["name"]: run for run in runs}, done.stdout.strip().splitlines()
+    return {run["name"]: run for run in runs}, refused
 
 
 def test_an_equal_metric_is_one(told: Any) -> None:

@@ -257,22 +257,20 @@ def run(
     image_training = ImageTraining(backbone=backbone, size=image_size, epochs=image_epochs, seed=seed)
     settings = FitSettings(variant=variant, seed=seed)
     facts = {"target_error": target_error, "min_class": min_class}
-    with tracked(shop, "run", {"catalog": read.path, **facts}, tensorboard=tensorboard) as whole:
+    with tracked(shop, "run", facts, tensorboard=tensorboard) as run:
         text_tag = pipeline.make_text_encoder(shop, text_encoder, max_tokens=text_tokens, prefix=text_prefix)
-        with whole.child("image-encoder", {"weights": image_weights, **asdict(image_training)}) as run:
+        with run.child("image-encoder", {"weights": image_weights, **asdict(image_training)}) as child:
             image_tag = pipeline.make_image_encoder(
-                shop, read, image_training, weights=image_weights, trained=run.course
+                shop, read, image_training, weights=image_weights, trained=child.course
             )
-            run.tags(encoder=image_tag)
+            child.tags(encoder=image_tag)
         encoders = load_encoders(shop, text_tag, image_tag)
         pipeline.encode(shop, read, encoders)
         pipeline.publish(shop, encoders)
-        with whole.child("fit", facts) as run:
-            bundle, tag = pipeline.fit(
-                shop, read, encoders, settings, target_error=target_error, min_class=min_class
-            )
-            tell_classifier(run, bundle, tag)
-        whole.tags(bundle=tag)
+        bundle, tag = pipeline.fit(
+            shop, read, encoders, settings, target_error=target_error, min_class=min_class
+        )
+        tell_classifier(run, bundle, tag)
     _print_metrics(bundle.metrics)
     out.print(tag)
 

@@ -21,6 +21,7 @@ from training.runs import Record
 
 EXPERIMENT = "aisle"
 KEY = "aisle.run"  # the tag that a run is found by
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # which of its pages MLflow shows
 _VALUE_CHARS = 500  # of a setting or a tag
 _PARAMS, _METRICS = 100, 1_000  # what MLflow takes of a batch
 _REFUSED = {ErrorCode.Name(code) for code in (BAD_REQUEST, INVALID_PARAMETER_VALUE)}
@@ -138,7 +139,8 @@ def _experiment(client: MlflowClient, artifacts: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location=artifacts or None))
+            made = client.create_experiment(name, artifact_location=artifacts or None, tags=_KIND)
+            return str(made)
         except MlflowException:  # another run made it in the meantime
             found = client.get_experiment_by_name(name)
             if found is None:
