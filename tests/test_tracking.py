@@ -23,8 +23,9 @@ from training.outbox import tracking_uri
 from training.settings import Settings
 from training.tracking import trackers
 
+pytestmark = pytest.mark.timeout(900)  # processes that import MLflow, one after the other
 ROOT = Path(__file__).parent.parent
-# A run without the minute of work around it: `script` runs with `run` in its hands.
+# A run without the minute of work around it; a script with `run` in its hands follows.
 RUN = """
 import sys
 from training.outbox import MlflowOutbox
@@ -216,7 +217,7 @@ def test_a_server_that_was_away_is_told_later(tmp_path: Path) -> None:
 
 
 def _wait_for(url: str) -> None:
-    until = time.monotonic() + 240
+    until = time.monotonic() + 600
     while time.monotonic() < until:
         with suppress(httpx.TransportError):
             if httpx.get(url).status_code == 200:

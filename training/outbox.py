@@ -78,7 +78,8 @@ class MlflowOutbox:
             raise TimeoutError(why) from error
         if code:
             said = self._complaints.read_text(errors="replace").strip().splitlines()
-            raise ConnectionError(f"{to}: {said[-1] if said else f'the writer ended with {code}'}")
+            why = without_secrets(said[-1]) if said else f"the writer ended with {code}"
+            raise ConnectionError(f"{to}: {why}")
 
     @property
     def _complaints(self) -> Path:
