@@ -1,6 +1,6 @@
 """Networks that turn pixels into pooled features: torchvision's with their heads cut off, ResNeXt50 with
-squeeze-and-excitation, and a small one of our own, for catalogues that are too small to train those from
-scratch. Their batch norms fold into the convolutions."""
+squeeze-and-excitation, and two of our own, for catalogues that are too small to train those from scratch: a
+small one, and one that has nothing to train. Their batch norms fold into the convolutions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import SqueezeExcitation
 
 from aisle.errors import EncoderError
+from aisle.gradients import DIM, OrientedGradients
 
 SMALL = "small_cnn"
 SE_RESNEXT = "se_resnext50"
 VGG = "vgg16"
+GRADIENTS = "gradients"  # has no weights: nothing of it is trained
 _SMALL_WIDTHS = (32, 64, 128, 256)
 _SQUEEZE = 16  # channels of a block by those of its squeezed copy (Hu et al., 2018)
 _OPEN = 4.0  # where excitation begins: sigmoid(4) = 0.98, so that ResNeXt50's weights mean what they did
@@ -60,6 +62,7 @@ BACKBONES = {
     "swin_b": 1024,
     VGG: 512,
     SMALL: _SMALL_WIDTHS[-1],
+    GRADIENTS: DIM,
 }
 
 
@@ -75,6 +78,8 @@ def build_backbone(name: str, weights: Mapping[str, torch.Tensor] | None = None)
         return _small_cnn(), BACKBONES[name]
     if name == VGG:
         return _vgg(weights), BACKBONES[name]
+    if name == GRADIENTS:
+        return OrientedGradients(), BACKBONES[name]
     model = _se_resnext() if name == SE_RESNEXT else get_model(name, weights=None)
     if weights is not None:
         excitation = {key: value for key, value in model.state_dict().items() if ".excitation." in key}

@@ -1,6 +1,7 @@
 """Fusion of vectors: both modalities are mixed before anything is decided.
 
-Shapes: B products, H hidden width, C categories, S slots that a vector is seen as, W = H / S their width.
+Shapes: B products, D and E embedding widths, H hidden width, C categories, P = 3 presence patterns, S slots
+that a vector is seen as, W = H / S their width.
 """
 
 from __future__ import annotations
@@ -73,6 +74,12 @@ class Gated(FusionNet):
         logits_BC: torch.Tensor = self.head(mixed_BH)
         return logits_BC
 
+    def fuse_patterns(self, text_BH: torch.Tensor, image_BH: torch.Tensor) -> torch.Tensor:
+        # One modality alone passes a gate that is forced: only both together need its sums.
+        both_BH = torch.cat([text_BH, image_BH, text_BH.new_ones(len(text_BH), 2)], dim=1)
+        mixed_BH = torch.lerp(image_BH, text_BH, torch.sigmoid(self.gate(both_BH)))
+        return torch.stack([self.head(seen_BH) for seen_BH in (mixed_BH, text_BH, image_BH)])
+
 
 class CrossAttention(FusionNet):
     """Co-attention: each modality asks the other, and keeps itself (Lu et al., "ViLBERT", 2019).
@@ -106,6 +113,31 @@ class CrossAttention(FusionNet):
         image_BSW = image_BSW + both_B11 * self.image_asks(placed_image, placed_text)
         logits_BC: torch.Tensor = self.head(torch.cat([text_BSW, image_BSW], dim=1).flatten(1))
         return logits_BC
+
+
+class Linear(FusionNet):
+    """Three logistic regressions on the standardised vectors: of both side by side, and of each alone.
+
+    No presence pattern pays for another, and the best weights are one point that needs no seed and no early
+    stopping (training/regression.py): of a few hundred products more can be learned so than by a network.
+    `hidden_dim` and `dropout` are not used.
+    """
+
+    def __init__(self, settings: FusionSettings) -> None:
+        super().__init__(settings)
+        self.text_projection, self.image_projection = nn.Identity(), nn.Identity()
+        self.both = nn.Linear(settings.text_dim + settings.image_dim, settings.classes)
+        self.text_alone = nn.Linear(settings.text_dim, settings.classes)
+        self.image_alone = nn.Linear(settings.image_dim, settings.classes)
+
+    def fuse(self, text_BH: torch.Tensor, image_BH: torch.Tensor, present_B2: torch.Tensor) -> torch.Tensor:
+        logits_PBC = self.fuse_patterns(text_BH, image_BH)
+        one_BC = torch.where(present_B2[:, :1] > 0, logits_PBC[1], logits_PBC[2])
+        return torch.where(present_B2.prod(dim=1, keepdim=True) > 0, logits_PBC[0], one_BC)
+
+    def fuse_patterns(self, text_BH: torch.Tensor, image_BH: torch.Tensor) -> torch.Tensor:
+        both_BC = self.both(torch.cat([text_BH, image_BH], dim=1))
+        return torch.stack([both_BC, self.text_alone(text_BH), self.image_alone(image_BH)])
 
 
 class _Ask(nn.Module):

@@ -2,7 +2,8 @@
 
 One interface: `forward(text_BD, image_BE, present_B2) -> logits_BC`. A modality that is absent has
 presence 0 and its vector is not read, so "what text says alone" is the same network with the image
-taken away. Shapes: B products, D and E embedding widths, H hidden width, C categories.
+taken away. Shapes: B products, D and E embedding widths, H hidden width, C categories, P = 3 presence
+patterns.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import nn
 from aisle.errors import BundleError
 
 ALONE = ("text", "image")  # baselines: one modality is read, the other never
-FEATURE = ("concat", "add", "gated", "cross_attention")  # vectors are fused
+FEATURE = ("concat", "add", "gated", "cross_attention", "linear")  # vectors are fused
 LATE = ("mean", "product", "weighted", "stacked")  # the probabilities of two baselines are
 
 
@@ -85,6 +86,18 @@ class FusionNet(nn.Module):
     def fuse(self, text_BH: torch.Tensor, image_BH: torch.Tensor, present_B2: torch.Tensor) -> torch.Tensor:
         """Logits [B, C] from the projected vectors; rows of absent modalities are zero."""
         raise NotImplementedError(f"{type(self).__name__} must define fuse()")
+
+    def fuse_patterns(self, text_BH: torch.Tensor, image_BH: torch.Tensor) -> torch.Tensor:
+        """Logits [P, B, C] of every product seen in all three ways: both, text alone, image alone. `fuse` on
+        3 B rows; a variant that knows what an absent modality spares it has its own."""
+        rows = len(text_BH)
+        present_P2 = text_BH.new_tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+        logits = self.fuse(
+            torch.cat([text_BH, text_BH, torch.zeros_like(text_BH)]),
+            torch.cat([image_BH, torch.zeros_like(image_BH), image_BH]),
+            present_P2.repeat_interleave(rows, dim=0),
+        )
+        return logits.view(3, rows, -1)
 
 
 def _projection(in_dim: int, hidden_dim: int, dropout: float) -> nn.Sequential:

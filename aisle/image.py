@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,16 @@ _STD = (0.229, 0.224, 0.225)
 class ImageEncoder:
     """A torchvision backbone without its classifier: pixels to its pooled features, float32 [B, D].
 
-    `weights` is "imagenet" or "catalogue". Batch norms are folded into the convolutions in place, so
-    `model` is for inference alone. `revision` is "" until `save` or `load` knows it.
+    `weights` is "imagenet", "catalogue", or "none" of a backbone that has nothing to train. Batch norms are
+    folded into the convolutions in place, so `model` is for inference alone. `revision` is "" until `save` or
+    `load` knows it.
     """
 
     def __init__(
         self, model: nn.Module, settings: ImageSettings, *, backbone: str, weights: str, revision: str = ""
     ) -> None:
-        if weights not in ("imagenet", "catalogue"):
-            raise EncoderError(f"image weights: found {weights!r}, wanted imagenet or catalogue")
+        if weights not in ("imagenet", "catalogue", "none"):
+            raise EncoderError(f"image weights: found {weights!r}, wanted imagenet, catalogue or none")
         self.model = fold_batch_norms(model.eval()).to(memory_format=torch.channels_last)
         self.settings = settings
         self.backbone = backbone
@@ -61,7 +63,7 @@ class ImageEncoder:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return next(chain(self.model.parameters(), self.model.buffers())).device
 
     def encode(self, pixels_BHWC: np.ndarray) -> np.ndarray:
         """Float32 [B, D] of uint8 pixels [B, size, size, 3] from `decode_image`; B may be 0."""

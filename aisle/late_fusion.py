@@ -1,6 +1,6 @@
 """Fusion of probabilities: each modality decides alone, then their answers are combined.
 
-Shapes: B products, H hidden width, C categories.
+Shapes: B products, H hidden width, C categories, P = 3 presence patterns.
 """
 
 from __future__ import annotations
@@ -53,11 +53,19 @@ class Late(FusionNet):
         self.register_buffer("temperature_2", torch.ones(2))
 
     def fuse(self, text_BH: torch.Tensor, image_BH: torch.Tensor, present_B2: torch.Tensor) -> torch.Tensor:
-        text_BC = log_softmax(self.text_head(text_BH) / self.temperature_2[0], dim=1)
-        image_BC = log_softmax(self.image_head(image_BH) / self.temperature_2[1], dim=1)
+        text_BC, image_BC = self._say(text_BH, image_BH)
         one_BC = torch.where(present_B2[:, :1] > 0, text_BC, image_BC)
         both_B1 = present_B2.prod(dim=1, keepdim=True)
         return torch.where(both_B1 > 0, self.combine(text_BC, image_BC), one_BC)
+
+    def fuse_patterns(self, text_BH: torch.Tensor, image_BH: torch.Tensor) -> torch.Tensor:
+        text_BC, image_BC = self._say(text_BH, image_BH)
+        return torch.stack([self.combine(text_BC, image_BC), text_BC, image_BC])
+
+    def _say(self, text_BH: torch.Tensor, image_BH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities [B, C] of each."""
+        text_BC = log_softmax(self.text_head(text_BH) / self.temperature_2[0], dim=1)
+        return text_BC, log_softmax(self.image_head(image_BH) / self.temperature_2[1], dim=1)
 
     def combine(self, text_BC: torch.Tensor, image_BC: torch.Tensor) -> torch.Tensor:
         """Logits [B, C] from both log-probabilities."""

@@ -25,7 +25,7 @@ from aisle.taxonomy import Taxonomy
 from training import pipeline
 from training.catalog import read_catalog
 from training.evaluation import evaluate
-from training.fit import FitSettings, fit_fusion
+from training.fit import FitSettings
 from training.labelled import Labelled, read_labelled
 from training.labels import no_labels
 from training.settings import Settings
@@ -65,14 +65,11 @@ def main(catalog_path: Annotated[Path, typer.Argument(help="The catalogue that f
 
 def _figures(labelled: Labelled, pair: Encoders, taxonomy: Taxonomy, seed: int) -> dict[str, float]:
     """Test figures of one head. `misled_share`: products that text alone got right and fusion got wrong."""
-    fusion, _ = fit_fusion(
-        labelled.train(), labelled.split("validation"), FitSettings(seed=seed), classes=len(taxonomy)
-    )
-    calibration = labelled.calibrate(fusion, target_error=0.05)
+    whole = labelled.fit(FitSettings(seed=seed), len(taxonomy))
     bundle = Bundle(
-        fusion=fusion,
+        fusion=whole.fusion,
         taxonomy=taxonomy,
-        calibration=calibration,
+        calibration=labelled.calibrate(whole, target_error=0.05),
         text_encoder=EncoderRef(revision=pair.text.revision, dim=pair.text.dim),
         image_encoder=EncoderRef(revision=pair.image.revision, dim=pair.image.dim),
         reference={},
@@ -81,7 +78,7 @@ def _figures(labelled: Labelled, pair: Encoders, taxonomy: Taxonomy, seed: int) 
     classifier = Classifier(bundle, pair.text, pair.image)
     figures = evaluate(classifier, test)
     both = test.rows(np.flatnonzero(test.present_N2.all(axis=1)))
-    fused_NC, text_NC, _ = fusion_logits(fusion, both.text_ND, both.image_NE)
+    fused_NC, text_NC, _ = fusion_logits(whole.fusion, both.text_ND, both.image_NE)
     misled = (text_NC.argmax(1) == both.label_N) & (fused_NC.argmax(1) != both.label_N)
     return {
         "macro_f1": figures["fused"]["macro_f1"],

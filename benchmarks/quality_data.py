@@ -1,5 +1,5 @@
-"""Products, folds and vectors of the quality benchmark. In each fold an image encoder is trained from scratch
-on the training products alone; its vectors are stored, and every head is compared on the same ones.
+"""Products and vectors of the quality benchmark. Vectors are stored, and every head is compared on the same
+ones.
 
 Shapes: N products, D and E embedding widths.
 """
@@ -18,13 +18,12 @@ from safetensors.numpy import save_file
 
 from aisle.errors import ProductError
 from aisle.image import ImageEncoder
-from aisle.picture import decode_image
+from aisle.picture import ImageSettings, decode_image
 from aisle.taxonomy import Taxonomy
 from aisle.text import TextSettings, clean_text
 from benchmarks.masked_titles import mask_title
 from training.catalog import Catalog
-from training.folds import Fold
-from training.image_encoder import ImageTraining, Pictures, train_image_encoder
+from training.image_encoder import Pictures, gradient_encoder
 from training.text_encoder import MINILM, pretrained_text_encoder
 
 TARGETS = ("easy", "masked")
@@ -67,11 +66,11 @@ class Shelf:
             texts.append(clean_text(title, description, settings))
         return texts
 
-    def pictures(self, rows: np.ndarray, training: ImageTraining) -> Pictures:
-        images = self.catalog.products.image.to_numpy()[self.position_N[rows]]
+    def pictures(self, settings: ImageSettings) -> Pictures:
+        images = self.catalog.products.image.to_numpy()[self.position_N]
         has = images != ""
         paths = [self.catalog.image_root / name for name in images[has]]
-        return Pictures(paths, self.label_N[rows][has], training.image)
+        return Pictures(paths, self.label_N[has], settings)
 
 
 def text_vectors(texts: list[str], settings: TextSettings, cache: Path) -> np.ndarray:
@@ -87,29 +86,16 @@ def text_vectors(texts: list[str], settings: TextSettings, cache: Path) -> np.nd
     return vectors_ND
 
 
-def image_vectors(
-    shelf: Shelf, fold: Fold, training: ImageTraining, cache: Path
-) -> tuple[np.ndarray, np.ndarray]:
-    """(vectors [N, E], which products have a picture that can be read [N]) by an encoder trained on the
-    fold's training products, its best epoch chosen on the fold's validation products."""
-    name = fold.name
-    facts = {
-        "training": asdict(training),
-        "train": shelf.pictures(fold.train, training).fingerprint(),
-        "validation": shelf.pictures(fold.validation, training).fingerprint(),
-    }
+def image_vectors(shelf: Shelf, settings: ImageSettings, cache: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(vectors [N, E], which products have a picture that can be read [N]) by the encoder that needs no
+    training."""
+    encoder = gradient_encoder(settings)
 
     def make() -> list[np.ndarray]:
-        encoder, _ = train_image_encoder(
-            shelf.pictures(fold.train, training),
-            shelf.pictures(fold.validation, training),
-            training,
-            classes=len(shelf.taxonomy),
-            work=cache / f"{name}-checkpoint",
-        )
         return _encode_all(shelf, encoder)
 
-    vectors_NE, has_N = _cached(cache / f"{name}-image.safetensors", facts, make)
+    facts = {"encoder": encoder.backbone, "pictures": shelf.pictures(settings).fingerprint()}
+    vectors_NE, has_N = _cached(cache, facts, make)
     return vectors_NE, has_N.astype(bool)
 
 

@@ -26,6 +26,15 @@ def test_an_absent_modality_is_never_read(variant: str, column: int) -> None:
     torch.testing.assert_close(net(text, image, present), before)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_seen_in_three_ways_at_once_a_product_is_answered_as_in_each(variant: str) -> None:
+    net = network(variant)
+    text, image = torch.randn(5, 6), torch.randn(5, 4)
+    at_once = net.fuse_patterns(*net.project(text, image))
+    for seen, answers in zip(([1.0, 1.0], [1.0, 0.0], [0.0, 1.0]), at_once, strict=True):
+        torch.testing.assert_close(answers, net(text, image, torch.tensor(seen).repeat(5, 1)))
+
+
 @pytest.mark.parametrize("variant", [*FEATURE, *LATE])
 def test_both_modalities_move_the_answer(variant: str) -> None:
     net = network(variant)

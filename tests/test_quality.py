@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aisle.gradients import DIM
+from aisle.picture import ImageSettings
 from benchmarks.masked_titles import mask_title
 from benchmarks.quality import accepted_errors
 from benchmarks.quality_data import Shelf, image_vectors
 from training.catalog import read_catalog
 from training.comparison import Pooled
 from training.demo import write_demo_catalog
-from training.folds import stratified_folds
-from training.image_encoder import ImageTraining
 
 
 @pytest.mark.parametrize(
@@ -34,23 +34,22 @@ def test_the_words_of_the_category_are_taken_out(title: str, category: str, mask
     assert mask_title(title, category) == masked
 
 
-def test_vectors_of_a_fold_are_made_once_and_never_of_its_test_products(tmp_path: Path) -> None:
-    write_demo_catalog(tmp_path / "shop", products=240, seed=1)
-    shelf = Shelf.of(read_catalog(tmp_path / "shop"), 10)
-    fold = stratified_folds(shelf.label_N, shelf.group_N, folds=2, seed=1)[0]
-    training = ImageTraining(backbone="small_cnn", size=32, epochs=1)
-    vectors_NE, has_N = image_vectors(shelf, fold, training, tmp_path / "work")
-    assert vectors_NE.shape == (len(shelf.label_N), 256)
+def test_vectors_of_pictures_are_made_once_and_again_when_a_picture_changes(tmp_path: Path) -> None:
+    write_demo_catalog(tmp_path / "shop", products=120, seed=1)
+    shelf = Shelf.of(read_catalog(tmp_path / "shop"), 5)
+    kept, settings = tmp_path / "image.safetensors", ImageSettings(size=32)
+    vectors_NE, has_N = image_vectors(shelf, settings, kept)
+    assert vectors_NE.shape == (len(shelf.label_N), DIM)
     assert (np.abs(vectors_NE).sum(axis=1) > 0).tolist() == has_N.tolist()
-    kept = tmp_path / "work" / f"{fold.name}-image.safetensors"
     made = kept.stat().st_mtime_ns
-    # Another picture of a test product changes neither encoder nor cache.
-    test_row = int(fold.test[has_N[fold.test]][0])
-    image = shelf.catalog.products.image.iloc[shelf.position_N[test_row]]
-    (shelf.catalog.image_root / image).write_bytes(b"no picture")
-    again_NE, _ = image_vectors(shelf, fold, training, tmp_path / "work")
+    image_vectors(shelf, settings, kept)
     assert kept.stat().st_mtime_ns == made
-    np.testing.assert_array_equal(again_NE, vectors_NE)
+    row = int(np.flatnonzero(has_N)[0])
+    image = shelf.catalog.products.image.iloc[shelf.position_N[row]]
+    (shelf.catalog.image_root / image).write_bytes(b"no picture")
+    again_NE, has_N = image_vectors(shelf, settings, kept)
+    assert not has_N[row]
+    np.testing.assert_array_equal(again_NE[row + 1 :], vectors_NE[row + 1 :])
 
 
 def market(products: int, honest: bool) -> Pooled:

@@ -26,6 +26,7 @@ from training.progress import progress
 
 RESAMPLES = 500
 LEVEL = 0.95  # of the intervals
+METHOD = 2  # raised when contenders are fitted otherwise, so that figures of two ways never mix
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,7 +104,7 @@ def compare(
 
 
 def _identity(parts: Sequence[Examples], settings: FitSettings, classes: int) -> str:
-    digest = hashlib.sha256(json.dumps([asdict(settings), classes], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([METHOD, asdict(settings), classes], sort_keys=True).encode())
     for part in parts:
         vectors = part.vectors
         for array in (vectors.text_ND, vectors.image_NE, vectors.present_N2, vectors.label_N):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,6 +57,15 @@ class Vectors:
     def __len__(self) -> int:
         return len(self.label_N)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Vectors]) -> Vectors:
+        return cls(
+            text_ND=np.concatenate([part.text_ND for part in parts]),
+            image_NE=np.concatenate([part.image_NE for part in parts]),
+            present_N2=np.concatenate([part.present_N2 for part in parts]),
+            label_N=np.concatenate([part.label_N for part in parts]),
+        )
+
     def rows(self, index: np.ndarray) -> Vectors:
         """The products at `index` (positions or a mask)."""
         return Vectors(
@@ -89,24 +98,25 @@ class Vectors:
 
 def fit_fusion(
     train: Vectors,
-    validation: Vectors,
+    validation: Vectors | None,
     settings: FitSettings,
     *,
     classes: int,
     start: FusionNet | None = None,
     watch: Watch | None = None,
+    stop_after: int | None = None,
 ) -> tuple[FusionNet, list[dict[str, float]]]:
     """Train a network by its own loss; return the one of the best validation macro-F1, and the history by
     epoch. With `start` that network is trained on, at `warm_learning_rate`: it keeps most of its answers.
-    `watch` is told each epoch's number and score, and may stop the run by raising.
+    `watch` is told each epoch's number and score, and may stop the run by raising. Without `validation` the
+    network is the one of epoch `stop_after`.
 
     Same seed and same vectors give the same network, so a killed run is simply run again.
     """
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
-    train, validation = (
-        vectors.rows(np.flatnonzero(vectors.present_N2.any(axis=1))) for vectors in (train, validation)
-    )
+    train = _seen(train)
+    validation = _seen(validation) if validation is not None else None
     fusion = _new_head(train, settings, classes) if start is None else copy.deepcopy(start).train()
     text, image = torch.from_numpy(train.text_ND), torch.from_numpy(train.image_NE)
     present = torch.from_numpy(train.present_N2.astype(np.float32))
@@ -127,8 +137,9 @@ def fit_fusion(
     best_score, best_weights, best_epoch = -1.0, fusion.state_dict(), 0
     history = []
     with progress() as bar:
-        task = bar.add_task("fit fusion head", total=epochs)
-        for epoch in range(epochs):
+        last = min(stop_after or epochs, epochs)
+        task = bar.add_task("fit fusion head", total=last)
+        for epoch in range(last):
             fusion.train()
             order = torch.randperm(len(label), generator=generator)
             total_loss = 0.0
@@ -140,6 +151,9 @@ def fit_fusion(
                 optimizer.step()
                 total_loss += loss.item() * len(rows)
             schedule.step()
+            if validation is None:
+                bar.advance(task)
+                continue
             score = validation_macro_f1(fusion, validation)
             history.append(
                 {"epoch": epoch, "train_loss": total_loss / len(label), "validation_macro_f1": score}
@@ -152,9 +166,14 @@ def fit_fusion(
                 best_weights = {name: value.clone() for name, value in fusion.state_dict().items()}
             if epoch - best_epoch >= settings.patience or best_score == 1.0:
                 break
-        bar.update(task, total=len(history), completed=len(history))
-    fusion.load_state_dict(best_weights)
+        if validation is not None:
+            bar.update(task, total=len(history), completed=len(history))
+            fusion.load_state_dict(best_weights)
     return fusion.eval(), history
+
+
+def _seen(vectors: Vectors) -> Vectors:
+    return vectors.rows(np.flatnonzero(vectors.present_N2.any(axis=1)))
 
 
 def _new_head(train: Vectors, settings: FitSettings, classes: int) -> FusionNet:
@@ -172,9 +191,12 @@ def _new_head(train: Vectors, settings: FitSettings, classes: int) -> FusionNet:
 
 def present_logits(fusion: FusionNet, vectors: Vectors) -> np.ndarray:
     """Logits [N, C] of each product with the modalities that it has."""
-    logits_PNC = fusion_logits(fusion, vectors.text_ND, vectors.image_NE)
-    pattern_N = pattern_index(vectors.present_N2)
-    chosen: np.ndarray = logits_PNC[pattern_N.clip(min=0), np.arange(len(vectors))]
+    return own_logits(fusion_logits(fusion, vectors.text_ND, vectors.image_NE), vectors.present_N2)
+
+
+def own_logits(logits_PNC: np.ndarray, present_N2: np.ndarray) -> np.ndarray:
+    """Of what is said of each product in three ways, the one that is its own [N, C]."""
+    chosen: np.ndarray = logits_PNC[pattern_index(present_N2).clip(min=0), np.arange(len(present_N2))]
     return chosen
 
 

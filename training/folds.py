@@ -37,16 +37,17 @@ def stratified_folds(label_N: np.ndarray, group_N: np.ndarray, *, folds: int, se
             f"for {folds} folds"
         )
     made = []
-    for number, (rest, test) in enumerate(_split(label_N, group_N, folds, seed)):
-        inner = _split(label_N[rest], group_N[rest], _VALIDATION_FOLDS, seed)[0]
+    for number, (rest, test) in enumerate(stratified_split(label_N, group_N, folds, seed)):
+        inner = stratified_split(label_N[rest], group_N[rest], _VALIDATION_FOLDS, seed)[0]
         train, validation = (rest[part] for part in inner)
         made.append(Fold(name=f"fold-{number}", train=train, validation=validation, test=test))
     return made
 
 
-def _split(
+def stratified_split(
     label_N: np.ndarray, group_N: np.ndarray, folds: int, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(positions of the others, its own positions) of each fold."""
     with warnings.catch_warnings():  # of a category with fewer products than folds; some folds go without
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)

@@ -20,6 +20,7 @@ from aisle.fusion_net import ALONE, LATE
 from aisle.late_fusion import Alone, Late, Stacked, Weighted
 from training.combiners import Said, fit_stack, search_weights
 from training.fit import FitSettings, Vectors, Watch, fit_fusion, present_logits
+from training.regression import fit_linear
 
 History = list[dict[str, float]]
 
@@ -35,9 +36,12 @@ def fit_head(
     watch: Watch | None = None,
 ) -> tuple[FusionNet, History]:
     """A head of `settings.variant` and its history by epoch; see `fit_fusion`. A head of two parts has the
-    epochs of both in its history, the text's first. Training products are variants of one another where
-    `group_N` is equal: a stack's out-of-fold answers keep them together.
+    epochs of both in its history, the text's first; a linear one, which has none, needs no validation.
+    Training products are variants of one another where `group_N` is equal: a stack's out-of-fold answers
+    keep them together.
     """
+    if settings.variant == "linear":
+        return fit_linear(train, classes=classes, group_N=group_N)[0], []
     if settings.variant in ALONE:
         return fit_alone(settings.variant, train, validation, settings, classes, start, watch)
     if settings.variant not in LATE:
@@ -102,7 +106,7 @@ def grouped_folds(group_N: np.ndarray, folds: int) -> Iterator[tuple[np.ndarray,
 
 def combine(
     variant: str, text: FusionNet, image: FusionNet, held_out: Vectors, stack_on: Said | None = None
-) -> FusionNet:
+) -> Late:
     """A late head of two that were trained alone. Temperatures and weights are fitted on `held_out`, which
     neither part was trained on; a stack on `stack_on`, where there is such, else on `held_out` too."""
     late = build_fusion(replace(text.settings, variant=variant)).eval()
@@ -118,6 +122,15 @@ def combine(
     elif isinstance(late, Stacked):
         fit_stack(late, stack_on if stack_on is not None else said)
     return late
+
+
+def exchange(late: Late, text: FusionNet, image: FusionNet) -> Late:
+    """A late head with other parts: it combines them as it did its own."""
+    made = copy.deepcopy(late)
+    for modality, alone in zip(ALONE, (text, image), strict=True):
+        assert isinstance(alone, Alone)
+        _move(modality, alone, alone.head, made, f"{modality}_head")
+    return made
 
 
 def part(late: Late, modality: str) -> FusionNet:

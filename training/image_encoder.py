@@ -12,7 +12,7 @@ import torch
 from rich.progress import Progress
 from torch import nn
 
-from aisle.backbone import BACKBONES, build_backbone
+from aisle.backbone import BACKBONES, GRADIENTS, build_backbone
 from aisle.errors import CatalogError, EncoderError
 from aisle.image import ImageEncoder, ImageSettings, normalise
 from training.augmentation import Augmentation, augment, mix
@@ -28,6 +28,7 @@ __all__ = [
     "PUBLISHED_START",
     "ImageTraining",
     "Pictures",
+    "gradient_encoder",
     "imagenet_encoder",
     "train_image_encoder",
     "untrained_image_encoder",
@@ -134,6 +135,12 @@ def train_image_encoder(
     return encoder, history
 
 
+def gradient_encoder(settings: ImageSettings) -> ImageEncoder:
+    """The encoder that needs no training (aisle/gradients.py)."""
+    model, _ = build_backbone(GRADIENTS)
+    return ImageEncoder(model, settings, backbone=GRADIENTS, weights="none")
+
+
 def untrained_image_encoder(settings: ImageTraining) -> ImageEncoder:
     """A seeded random backbone, for a catalogue without any picture: a classifier is served with a pair of
     encoders, and this one knows all that such a catalogue tells of pictures."""
@@ -143,6 +150,8 @@ def untrained_image_encoder(settings: ImageTraining) -> ImageEncoder:
 
 
 def _check(train: Pictures, validation: Pictures, settings: ImageTraining) -> None:
+    if settings.backbone == GRADIENTS:
+        raise EncoderError(f"image training: found backbone {GRADIENTS}, which has nothing to train")
     for name, pictures in (("training", train), ("validation", validation)):
         if len(pictures) < 2:
             raise CatalogError(f"{name} pictures: found {len(pictures)}, wanted 2 or more")

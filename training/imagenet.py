@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 import torch
 from torchvision.models import get_model_weights
 
-from aisle.backbone import BACKBONES, SE_RESNEXT, SMALL, build_backbone
+from aisle.backbone import BACKBONES, GRADIENTS, SE_RESNEXT, SMALL, build_backbone
 from aisle.errors import EncoderError
 from aisle.image import ImageEncoder, ImageSettings
 
@@ -34,6 +34,8 @@ def imagenet_weights(backbone: str) -> dict[str, torch.Tensor]:
         raise EncoderError(f"image backbone: found {backbone!r}, wanted one of {', '.join(BACKBONES)}")
     if backbone == SMALL:
         raise EncoderError(_unpublished(backbone))
+    if backbone == GRADIENTS:
+        raise EncoderError(f"image encoder {GRADIENTS}: it has no weights, wanted another backbone")
     published = get_model_weights("resnext50_32x4d" if backbone == SE_RESNEXT else backbone).DEFAULT
     try:
         weights: dict[str, torch.Tensor] = published.get_state_dict(progress=False, check_hash=True)

@@ -18,7 +18,7 @@ from aisle.taxonomy import Taxonomy
 from training.catalog import Catalog
 from training.embeddings import image_hashes, text_hashes
 from training.feature_store import open_feature_store
-from training.fit import Vectors
+from training.fit import FitSettings, Vectors
 from training.golden import GOLDEN_PRODUCTS
 from training.labels import FRESH, Labels
 from training.reference import REFERENCE_PRODUCTS
@@ -26,6 +26,7 @@ from training.registration import calibrate_fusion
 from training.shop import Encoders, Shop, view_specs
 from training.splits import SplitSettings, assign_splits, in_encoder_share
 from training.vectors import read_vectors
+from training.whole import Whole, fit_whole
 
 DELTA = 0.05  # the accept threshold keeps its target with probability 1 - DELTA
 
@@ -54,17 +55,29 @@ class Labelled:
         """The training split, without what the encoders were trained on."""
         return self.unlearned().rows(self.split_N == "train")
 
-    def calibrate(self, fusion: FusionNet, *, target_error: float) -> Calibration:
-        """Calibrate a head on the validation split (scalings) and the calibration split (thresholds
-        and prediction sets)."""
+    def fit(self, settings: FitSettings, classes: int, start: FusionNet | None = None) -> Whole:
+        """A head of the training and validation splits."""
+        return fit_whole(
+            self.train(),
+            self.split("validation"),
+            settings,
+            classes=classes,
+            train_group_N=self.group_N[self.split_N == "train"],
+            validation_group_N=self.group_N[self.split_N == "validation"],
+            start=start,
+        )
+
+    def calibrate(self, whole: Whole, *, target_error: float) -> Calibration:
+        """Calibrate a head on what is honestly known of it (scalings) and on the calibration split
+        (thresholds and prediction sets)."""
         return calibrate_fusion(
-            fusion,
-            validation=self.split("validation"),
+            whole.fusion,
+            tuned_on=whole.honest,
+            tuned_group_N=whole.group_N,
             held_out=self.split("calibration"),
             group_N=self.group_N[self.split_N == "calibration"],
             target_error=target_error,
             delta=DELTA,
-            validation_group_N=self.group_N[self.split_N == "validation"],
         )
 
     def reference_rows(self, seed: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from aisle import store
+from aisle.backbone import GRADIENTS
 from aisle.bundle import Bundle
 from aisle.errors import CatalogError
 from aisle.features import ServiceSpec
@@ -24,8 +25,12 @@ from training.embeddings import Engine, encode_images, encode_texts
 from training.feature_store import apply_definitions, open_feature_store
 from training.fit import FitSettings
 from training.golden import golden_products
-from training.heads import fit_head
-from training.image_encoder import ImageTraining, imagenet_encoder, untrained_image_encoder
+from training.image_encoder import (
+    ImageTraining,
+    gradient_encoder,
+    imagenet_encoder,
+    untrained_image_encoder,
+)
 from training.labelled import read_labelled
 from training.labels import FRESH, Labels, no_labels
 from training.processes import Processes
@@ -84,12 +89,14 @@ def make_image_encoder(
     trained: Trained = lambda history: None,
 ) -> str:
     """Take ImageNet's weights, or train on the catalogue, and store the encoder; return its tag, "" in
-    processes that only help. A tag of the store is an encoder already. `trained` is told the course of a
-    training."""
+    processes that only help. A tag of the store is an encoder already, and the `gradients` backbone has no
+    weights. `trained` is told the course of a training."""
     processes = processes or Processes(device=shop.device)
     if weights.startswith(f"{store.IMAGE_ENCODER}:"):
         return _stored(weights)
-    if weights == "imagenet":
+    if training.backbone == GRADIENTS:
+        encoder = gradient_encoder(training.image)
+    elif weights == "imagenet":
         encoder = imagenet_encoder(training.backbone, training.image)
     elif (catalog.products.image == "").all():
         console.print(
@@ -120,7 +127,10 @@ def _save_encoder(shop: Shop, encoder: store.Encoder, name: str) -> str:
 
 
 def _head_of(tag: str, taxonomy: Taxonomy, pair: Encoders, settings: FitSettings) -> FusionNet | None:
-    """The head of a registered classifier; None where it was made for other categories or encoders."""
+    """The head of a registered classifier; None where it was made for other categories or encoders, or where
+    it would make no difference."""
+    if settings.variant == "linear":
+        return None  # its best weights are the same wherever the search for them begins
     bundle = store.load_bundle(tag)
     found = (bundle.taxonomy.codes, bundle.text_encoder.revision, bundle.image_encoder.revision)
     wanted = (taxonomy.codes, pair.text.revision, pair.image.revision)
@@ -206,19 +216,13 @@ def fit(
     for name in SPLITS:
         if not (labelled.split_N == name).any():
             raise CatalogError(f"split {name}: found no product, wanted some; the catalogue is too small")
-    fusion, history = fit_head(
-        labelled.train(),
-        labelled.split("validation"),
-        settings,
-        classes=len(taxonomy),
-        group_N=labelled.group_N[labelled.split_N == "train"],
-        start=_head_of(start_from, taxonomy, pair, settings) if start_from else None,
-    )
+    start = _head_of(start_from, taxonomy, pair, settings) if start_from else None
+    whole = labelled.fit(settings, len(taxonomy), start)
     reference = labelled.reference_rows(settings.seed)
     bundle = make_bundle(
-        fusion,
+        whole.fusion,
         taxonomy=taxonomy,
-        calibration=labelled.calibrate(fusion, target_error=target_error),
+        calibration=labelled.calibrate(whole, target_error=target_error),
         text_encoder=pair.text,
         image_encoder=pair.image,
         test=labelled.split("test"),
@@ -244,11 +248,11 @@ def fit(
                 "left_out_categories": left_out,
                 "splits": asdict(splits),
                 "labels": labels.to_json(),
-                "started_from": start_from,
+                "started_from": start_from if start is not None else "",
             },
             text_encoder=pair.text,
             image_encoder=pair.image,
-            history=history,
+            history=whole.history,
         ),
     )
     tag = register(bundle, shop.environment.scratch)

@@ -33,30 +33,23 @@ from training.fit import FitSettings, Vectors
 def calibrate_fusion(
     fusion: FusionNet,
     *,
-    validation: Vectors,
+    tuned_on: Answers,
+    tuned_group_N: np.ndarray,
     held_out: Vectors,
     group_N: np.ndarray,
     target_error: float,
     delta: float,
-    validation_group_N: np.ndarray | None = None,
 ) -> Calibration:
-    """Scalings from the products of early stopping, thresholds and prediction sets from `held_out`; products
-    are variants of one another where `group_N` (of `held_out`) or `validation_group_N` is equal."""
-    tuned_on, tested_on = (
-        Answers(
-            logits_PNC=fusion_logits(fusion, vectors.text_ND, vectors.image_NE),
-            present_N2=vectors.present_N2,
-            label_N=vectors.label_N,
-        )
-        for vectors in (validation, held_out)
+    """Scalings from answers that heads like it gave about products that they had not seen, thresholds and
+    prediction sets from its own about `held_out`; products are variants of one another where `group_N` (of
+    `held_out`) or `tuned_group_N` is equal."""
+    tested_on = Answers(
+        logits_PNC=fusion_logits(fusion, held_out.text_ND, held_out.image_NE),
+        present_N2=held_out.present_N2,
+        label_N=held_out.label_N,
     )
     return calibrate(
-        tuned_on,
-        tested_on,
-        group_N,
-        target_error=target_error,
-        delta=delta,
-        tuned_group_N=validation_group_N,
+        tuned_on, tested_on, group_N, target_error=target_error, delta=delta, tuned_group_N=tuned_group_N
     )
 
 

@@ -42,9 +42,12 @@ def search(
 ) -> tuple[FitSettings, float]:
     """The best settings of all `trials` finished trials, and their validation macro-F1. `settings` gives the
     variant, and the first trial. `data` names what is trained on: another name begins another search.
-    Each trial made now is a child of `run`. Raises SettingError for fewer than one trial."""
+    Each trial made now is a child of `run`. Raises SettingError for fewer than one trial, and for a linear
+    head, which has nothing to search."""
     if trials < 1:
         raise SettingError(f"trials: found {trials}, wanted 1 or more")
+    if settings.variant == "linear":
+        raise SettingError("search: found variant 'linear', wanted another; it chooses its penalties itself")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _study(home, settings, data)
 
