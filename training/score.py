@@ -1,11 +1,11 @@
 """The whole catalogue classified again from its stored vectors: Parquet to Parquet, in parts.
 
 Vectors of one product lie in two sets of shards in two orders. The pictures' order is kept; text vectors are
-first laid out in it, in one file on disk that is mapped into memory, so that memory holds a part, however
-large the catalogue. A part that is there is finished (written elsewhere, then renamed): a rerun goes on
-after the last one.
+first laid out in it, in one file on disk that is mapped into memory, so that memory holds some batches,
+however large the catalogue. Each core works on a part of its own, from its vectors to its file. A part that
+is there is finished (written elsewhere, then renamed): a rerun makes those that are not.
 
-Shapes: N products, B of them a part, D and E embedding widths, C categories, K the likeliest categories.
+Shapes: N products, B of them a batch, D and E embedding widths, C categories, K the likeliest categories.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import hashlib
 import json
 import mmap
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from aisle.classifier import Classifier, Embedded
 from aisle.errors import CatalogError
@@ -72,20 +74,58 @@ def score(
     kept = len(order) - sum(min(part_rows, len(order) - start) for start in todo)
     with progress() as bar:
         task = bar.add_task("score", total=len(order), completed=kept)
-        texts, images = _Layout(specs[0], len(order), out / LAYOUT), _ShardReader(specs[1], features)
+        texts = _Layout(specs[0], len(order), out / LAYOUT)
         if todo:
             texts.fill(specs[0], features, order)
-        for start in todo:
+
+        def make(start: int) -> None:
             rows = order.iloc[start : start + part_rows]
-            embedded = _embedded(rows, texts.rows(start, start + part_rows), images.rows(rows))
-            tables = [
-                score_table(rows.product_id.to_numpy()[chunk], classifier, part, top_k)
-                for chunk, part in _chunks(embedded)
-            ]
-            _write(pa.concat_tables(tables), _part_path(out, start // part_rows))
+            images = _ShardReader(specs[1], features)
+            table = _score_part(rows, start, texts, images, classifier, top_k)
+            _write(table, _part_path(out, start // part_rows))
             bar.advance(task, len(rows))
+
+        _on_each_core(make, todo)
     (out / LAYOUT).unlink(missing_ok=True)
     return ScoreReport(products=len(order), kept=kept, parts=len(parts))
+
+
+def _on_each_core(make: Callable[[int], None], numbers: Sequence[int]) -> None:
+    """A core for each, instead of all for the sums of one: what is not sums then runs beside them."""
+    cores = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            under_way = [pool.submit(make, number) for number in numbers]
+            try:
+                for made in as_completed(under_way):
+                    made.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(cores)  # new threads begin with what any thread set last
+
+
+def _score_part(
+    rows: pd.DataFrame, first: int, texts: _Layout, images: _ShardReader, classifier: Classifier, top_k: int
+) -> pa.Table:
+    """The answers about `rows`, whose text vectors are laid out from place `first` on."""
+    ids = rows.product_id.to_numpy()
+    has_text = rows.text_shard.to_numpy() >= 0
+    shard, row = rows.image_shard.to_numpy(), rows.image_row.to_numpy()
+    names = np.array([Source.ABSENT, Source.STORED], dtype=object)
+    tables = []
+    for start in range(0, len(rows), _BATCH):
+        batch = slice(start, min(start + _BATCH, len(rows)))
+        embedded = Embedded(
+            text_BD=texts.rows(first + batch.start, first + batch.stop),
+            image_BE=images.rows(shard[batch], row[batch]),
+            text_source=names[has_text[batch].astype(int)].tolist(),
+            image_source=names[(shard[batch] >= 0).astype(int)].tolist(),
+        )
+        tables.append(score_table(ids[batch], classifier, embedded, top_k))
+    texts.release()
+    return pa.concat_tables(tables)
 
 
 def _order(specs: tuple[ViewSpec, ViewSpec], features: Path, wanted: set[str] | None) -> pd.DataFrame:
@@ -167,21 +207,25 @@ class _Layout:
         shard_N, row_N = order.text_shard.to_numpy(), order.text_row.to_numpy()
         by_shard = np.argsort(shard_N, kind="stable")
         edges = np.searchsorted(shard_N[by_shard], np.arange(shard_N.max() + 2))
-        for shard in range(len(edges) - 1):
+
+        def lay_out(shard: int) -> None:
             places = by_shard[edges[shard] : edges[shard + 1]]
-            if len(places):
-                self._vectors_ND[places] = shard_vectors(spec, features, shard)[row_N[places]]
-                self._pages.madvise(mmap.MADV_DONTNEED)
+            self._vectors_ND[places] = shard_vectors(spec, features, shard)[row_N[places]]
+            self.release()
+
+        _on_each_core(lay_out, np.flatnonzero(np.diff(edges)).tolist())
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Float32 [B, D]."""
-        vectors_BD = self._vectors_ND[start:stop].copy()
+        return self._vectors_ND[start:stop].copy()
+
+    def release(self) -> None:
+        """Give what was read back to the kernel. Another thread may be reading: its pages come again."""
         self._pages.madvise(mmap.MADV_DONTNEED)
-        return vectors_BD
 
 
 class _ShardReader:
-    """Vectors of rows that lie shard by shard; a shard that a part shares with the next is kept."""
+    """Vectors of rows that lie shard by shard; a shard that a batch shares with the next is kept."""
 
     def __init__(self, spec: ViewSpec, features: Path) -> None:
         self.spec = spec
@@ -189,10 +233,9 @@ class _ShardReader:
         self._shard = -1
         self._vectors = np.zeros((0, spec.dim), dtype=np.float32)
 
-    def rows(self, order: pd.DataFrame) -> np.ndarray:
-        """Float32 [B, E], zeros where there is no picture."""
-        vectors_BE = np.zeros((len(order), self.spec.dim), dtype=np.float32)
-        shard_B, row_B = order.image_shard.to_numpy(), order.image_row.to_numpy()
+    def rows(self, shard_B: np.ndarray, row_B: np.ndarray) -> np.ndarray:
+        """Float32 [B, E] of these rows of these shards, zeros where there is no picture (-1)."""
+        vectors_BE = np.zeros((len(shard_B), self.spec.dim), dtype=np.float32)
         for shard in np.unique(shard_B[shard_B >= 0]):
             if shard != self._shard:
                 self._vectors = shard_vectors(self.spec, self.features, int(shard))
@@ -200,20 +243,3 @@ class _ShardReader:
             places = np.flatnonzero(shard_B == shard)
             vectors_BE[places] = self._vectors[row_B[places]]
         return vectors_BE
-
-
-def _embedded(rows: pd.DataFrame, text_BD: np.ndarray, image_BE: np.ndarray) -> Embedded:
-    names = np.array([Source.ABSENT, Source.STORED], dtype=object)
-    return Embedded(
-        text_BD=text_BD,
-        image_BE=image_BE,
-        text_source=names[(rows.text_shard.to_numpy() >= 0).astype(int)].tolist(),
-        image_source=names[(rows.image_shard.to_numpy() >= 0).astype(int)].tolist(),
-    )
-
-
-def _chunks(embedded: Embedded) -> Iterator[tuple[slice, Embedded]]:
-    rows = np.arange(len(embedded.text_BD))
-    for start in range(0, len(rows), _BATCH):
-        chunk = slice(start, start + _BATCH)
-        yield chunk, embedded.rows(range(*chunk.indices(len(rows))))
