@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.models import mobilenet_v3_small, resnext50_32x4d, vgg16
 from torchvision.ops import SqueezeExcitation
 
-from aisle.backbone import BACKBONES, build_backbone, fold_batch_norms
+from aisle.backbone import BACKBONES, GRADIENTS, build_backbone, fold_batch_norms
 from aisle.errors import EncoderError
 from aisle.packed import PackedConv2d, pack
 from training.imagenet import imagenet_encoder, imagenet_weights
@@ -33,7 +33,8 @@ def noise() -> torch.Tensor:
     return torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
+# The one without layers has tests of its own (test_gradients.py).
+@pytest.fixture(scope="module", params=[name for name in BACKBONES if name != GRADIENTS])
 def built(request: pytest.FixtureRequest, noise: torch.Tensor) -> Built:
     """(name, network with lived-in batch norms, what it gives for some pixels)."""
     if request.param.startswith("swin"):  # keeps an index of positions in a buffer
