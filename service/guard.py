@@ -17,7 +17,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.balance import Balance
-from service.errors import OIP_PATH, RequestError, error_response, overloaded, sentence_response
+from service.errors import (
+    OIP_PATH,
+    RequestError,
+    error_response,
+    overloaded,
+    sentence_response,
+    shortened,
+)
 
 _DIGITS = 18  # of a length that is read as a number
 _LINGER_S = 2.0  # how long a refused body is read on, so that its sender sees the answer and no reset
@@ -189,7 +196,7 @@ class EdgeGuard:
         if allowed is None:
             known = ", ".join(self.methods)
             raise RequestError(
-                404, "path_unknown", field="path", found=_short(path), wanted=f"one of {known}"
+                404, "path_unknown", field="path", found=repr(shortened(path, 80)), wanted=f"one of {known}"
             )
         if method not in allowed:
             verbs = ", ".join(allowed)
@@ -197,7 +204,7 @@ class EdgeGuard:
                 405,
                 "method_not_allowed",
                 field="method",
-                found=_short(method),
+                found=repr(shortened(method, 80)),
                 wanted=f"{verbs} for {path}",
                 headers={"Allow": verbs},
             )
@@ -210,7 +217,7 @@ class EdgeGuard:
                 415,
                 "content_encoding",
                 field="Content-Encoding",
-                found=_short(encoding),
+                found=repr(shortened(encoding, 80)),
                 wanted="an uncompressed body",
             )
         declared = headers.get("content-length", "").lstrip("0")
@@ -316,7 +323,3 @@ async def _refuse(response: Response, incoming: _Incoming, send: Send, most_byte
             while not incoming.ended and most_bytes >= 0:
                 most_bytes -= len(await incoming.read())
     await send({"type": "http.response.body", "body": b""})
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:77] + "...")
