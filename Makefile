@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM := false
 export AISLE_HOME
 export BENTOML_HOME ?= $(AISLE_HOME)/bentoml
 
-.PHONY: help setup demo loop train ui serve watch test lint format bench bench-quality fuzz soak kill stubs lock clean
+.PHONY: help setup demo loop train ui serve watch test test-long lint format bench bench-quality fuzz soak kill stubs lock clean
 
 help: ## list the chores
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,8 +49,11 @@ watch: setup ## watch what is answered: drift, quality, metrics on port 9101
 serve: setup ## serve the newest classifier of AISLE_HOME
 	$(RUN) -m service serve
 
-test: setup lint ## ruff, mypy and every test
+test: setup lint ## ruff, mypy and the tests (minutes each: make test-long)
 	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-long: setup ## the tests that take minutes each, one after the other
+	$(RUN) -m pytest -n 0 -m long $(ARGS)
 
 lint: setup ## ruff and mypy
 	.venv/bin/ruff check .

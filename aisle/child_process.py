@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
+import os
 import signal
 import sys
+from collections.abc import Sequence
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Looked up here: between fork and exec of a process with threads a lock of the loader may be held for ever.
-_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+# In the child's own interpreter, not in a `preexec_fn`: between fork and exec Python runs what libraries have
+# registered for a fork, and gRPC's dies of SIGSEGV there where its threads are about.
+_PROGRAM = f"""
+import ctypes, os, sys
+ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, {int(signal.SIGKILL)})
+if os.getppid() == int(sys.argv[1]):  # else it has ended already
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
-def die_with_parent() -> None:
-    """For `preexec_fn`: the kernel kills this process when its parent has ended (on Linux)."""
-    if _prctl is not None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def dying_with_parent(command: Sequence[str]) -> list[str]:
+    """`command`, which the kernel kills when this process has ended (on Linux); it keeps its process id."""
+    if sys.platform != "linux":
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", _PROGRAM, str(os.getpid()), *command]

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from aisle.child_process import die_with_parent
+from aisle.child_process import dying_with_parent
 from aisle.errors import FeatureStoreError
 
 _START_TIMEOUT_S = 20.0
@@ -161,18 +161,15 @@ def _start_server(folder: Path, port: int | None = None) -> tuple[subprocess.Pop
     """A server that answers, on `port` or a free one; and its port."""
     for _ in range(_PORTS_TRIED):
         chosen = port or _free_port()
-        server = subprocess.Popen(
-            [
-                redis_server_program(),
-                *("--port", str(chosen), "--bind", "127.0.0.1", "--dir", str(folder)),
-                *("--appendonly", "yes", "--save", "", "--daemonize", "no"),
-                *("--logfile", str(folder / "redis.log")),
-            ],
-            stdin=subprocess.DEVNULL,
-            # Killed, so that no second server starts on the data of one that is closing down; what was
-            # answered is in its append-only file.
-            preexec_fn=die_with_parent,
-        )
+        command = [
+            redis_server_program(),
+            *("--port", str(chosen), "--bind", "127.0.0.1", "--dir", str(folder)),
+            *("--appendonly", "yes", "--save", "", "--daemonize", "no"),
+            *("--logfile", str(folder / "redis.log")),
+        ]
+        # Killed, so that no second server starts on the data of one that is closing down; what was answered
+        # is in its append-only file.
+        server = subprocess.Popen(dying_with_parent(command), stdin=subprocess.DEVNULL)
         while server.poll() is None:
             if _serves(chosen, folder):
                 return server, chosen

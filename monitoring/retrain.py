@@ -23,7 +23,7 @@ from typing import IO, Any
 import pandas as pd
 
 from aisle.bundle import Bundle
-from aisle.child_process import die_with_parent
+from aisle.child_process import dying_with_parent
 from aisle.errors import AisleError, LedgerError, SettingError
 from aisle.ledger import Event, Ledger
 from monitoring.gate import decide, figures
@@ -232,14 +232,13 @@ class Retrainer:
         with log.open("ab") as output:
             begins = output.tell()
             process = subprocess.Popen(
-                [*self.train, *arguments],
+                dying_with_parent([*self.train, *arguments]),
                 cwd=ROOT,
                 env={**os.environ, "AISLE_HOME": str(self.settings.home.resolve()), "COLUMNS": "120"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for us, and we end it
-                preexec_fn=die_with_parent,
             )
         try:
             code = process.wait()

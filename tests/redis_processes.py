@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from aisle.child_process import die_with_parent
+from aisle.child_process import dying_with_parent
 from aisle.development_redis import redis_server_program
 
 START_TIMEOUT_S = 20.0
@@ -52,15 +52,12 @@ class OwnRedis:
     def start(self, port: int | None = None) -> None:
         """On `port`, else on its own."""
         port = port or self.port
-        self.process = subprocess.Popen(
-            [
-                redis_server_program(),
-                *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
-                *("--appendonly", "yes", "--save", "", "--logfile", str(self.folder / "redis.log")),
-            ],
-            stdin=subprocess.DEVNULL,
-            preexec_fn=die_with_parent,
-        )
+        command = [
+            redis_server_program(),
+            *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
+            *("--appendonly", "yes", "--save", "", "--logfile", str(self.folder / "redis.log")),
+        ]
+        self.process = subprocess.Popen(dying_with_parent(command), stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers(port):
             assert self.process.poll() is None, (self.folder / "redis.log").read_text()[-1_000:]

@@ -95,7 +95,7 @@ def test_every_portion_of_a_bulk_request_began_when_the_request_came(service: Ti
         return await queue(items)
 
     service.dispatch.batch_infer = watched  # type: ignore[method-assign, assignment]
-    asyncio.run(service.desk.classify([WITH_TEXT] * 12, 1, Terms(priority=Priority.BULK)))
+    asyncio.run(service.desk.classify([WITH_TEXT] * 12, Ask(top_k=1), Terms(priority=Priority.BULK)))
     assert len(began) == 12
     assert len(set(began)) == 1
 

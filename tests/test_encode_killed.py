@@ -48,6 +48,7 @@ def forks() -> Iterator[ForkServerContext]:
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)  # on a machine with a load of 18 it took 382 s
 def test_a_killed_encode_is_run_again_to_the_same_bytes(
     forks: ForkServerContext,

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from aisle.manifest import holds_all_files, sha256_of_file
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +44,7 @@ def newest(home: Path) -> tuple[str, str]:
     return sha256_of_file(folder / "head.safetensors"), json.dumps(calibration)
 
 
+@pytest.mark.long
 def test_a_killed_fit_is_run_again_to_the_same_end(own_tiny_home: Path) -> None:
     began = time.monotonic()
     finish(start_fit(own_tiny_home))

@@ -21,7 +21,10 @@ from training.embeddings import Batch, Engine, encode_images, encode_texts, imag
 from training.ray_engine import LOCAL, PORTION, RayEngine, ray_cluster
 from training.shards import Encoded
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # its own use of its options
+pytestmark = [
+    pytest.mark.long,  # a cluster of five processes, and workers that import torch
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # its own use of its options
+]
 
 ROOT = Path(__file__).parent.parent
 WORKERS = 2

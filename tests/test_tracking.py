@@ -18,7 +18,7 @@ import httpx
 import pytest
 from mlflow_reader import told_runs
 
-from aisle.child_process import die_with_parent
+from aisle.child_process import dying_with_parent
 from training.outbox import tracking_uri
 from training.settings import Settings
 from training.tracking import trackers
@@ -163,6 +163,7 @@ def test_a_server_that_never_answers_is_one_warning(deaf_server: str, tmp_path: 
     assert len(outbox(tmp_path)) == 1
 
 
+@pytest.mark.long
 def test_a_training_that_is_killed_is_told_as_killed_by_the_next(tmp_path: Path) -> None:
     """Its writer is killed with it, as where the machine goes down."""
     words = [sys.executable, "-c", f"{RUN}    run.epoch(0, {{'loss': 1.5}})\n    sys.stdin.read()"]
@@ -185,6 +186,7 @@ def _children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.long
 def test_a_server_that_was_away_is_told_later(tmp_path: Path) -> None:
     """The pages that `training ui` opens are those of a server, which others may be told to use."""
     port = free_port()
@@ -193,13 +195,12 @@ def test_a_server_that_was_away_is_told_later(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stderr.count("training is not affected") == 1
     served = subprocess.Popen(
-        [sys.executable, "-m", "training", "ui", "--port", str(port)],
+        dying_with_parent([sys.executable, "-m", "training", "ui", "--port", str(port)]),
         cwd=ROOT,
         env=environment(tmp_path),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=die_with_parent,
     )
     try:
         _wait_for(f"{uri}/health")
