@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import typer
 from rich.console import Console
 
-from aisle.child_process import die_with_parent
+from aisle.child_process import dying_with_parent
 from training.settings import Settings
 from training.shards import INDEX
 
@@ -99,11 +99,10 @@ def _measure(home: Path, catalogue: Path, kills: int, chance: random.Random) -> 
 
 def _start(words: list[str], home: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        words,
+        dying_with_parent(words),
         env={**os.environ, "AISLE_HOME": str(home), "BENTOML_HOME": str(home / "bentoml")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        preexec_fn=die_with_parent,
     )
 
 
