@@ -209,8 +209,8 @@ def test_a_server_that_was_away_is_told_later(tmp_path: Path) -> None:
         assert again.returncode == 0
         told = told_runs(tmp_path, uri)
     finally:
-        os.killpg(served.pid, signal.SIGTERM)
-        served.wait(30)
+        os.killpg(served.pid, signal.SIGKILL)
+        served.wait()
     assert [run["status"] for run in told] == ["FINISHED", "FINISHED"]
     assert {"f1": 0.25} in [run["metrics"] for run in told]
     assert [run["files"] for run in told] == [["note.txt"], []]

@@ -15,10 +15,11 @@ from training.surroundings import surroundings
 
 @contextmanager
 def tracked(
-    shop: Shop, kind: str, settings: Mapping[str, Any], *, tensorboard: bool = False
+    shop: Shop, kind: str, settings: Mapping[str, Any], *, tensorboard: bool = False, is_first: bool = True
 ) -> Iterator[Run]:
-    """A run of this shop, told to whom its settings name."""
-    with open_run(trackers(shop.environment, tensorboard=tensorboard), kind, settings) as run:
+    """A run of this shop, told to whom its settings name; to nobody in processes that only help."""
+    told = trackers(shop.environment, tensorboard=tensorboard) if is_first else []
+    with open_run(told, kind, settings) as run:
         with harmless("surroundings"):
             run.tags(**surroundings(shop.device))
         yield run

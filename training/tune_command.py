@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,8 @@ from training.settings import Settings
 from training.shop import Shop
 from training.text_encoder import MINILM, pretrained_text_encoder
 from training.text_tuning import TextTraining
+from training.tracking import tracked
+from training.tracking_command import TensorBoardToo
 
 app = typer.Typer()
 out = Console()
@@ -48,16 +51,28 @@ def tune_text(
     changes: Annotated[list[str] | None, _set_option(TextTraining())] = None,
     seed: Seed = 27,
     checkpoint_seconds: SaveEvery = 120.0,
+    tensorboard: TensorBoardToo = False,
 ) -> None:
     """Tune a text encoder on the catalogue's categories and put it into the model store; prints its tag."""
     shop = Shop.open(Settings.from_environment())
     training = overridden(TextTraining(seed=seed), changes or [])
     read = read_catalog(catalog, columns=ColumnMap.parse(columns))
     start = _start(text_encoder, TextSettings(max_tokens=text_tokens, prefix=text_prefix))
-    with joined_processes(shop.device) as processes:
+    facts = {"catalog": read.path, "start": start.name, **asdict(training)}
+    with (
+        joined_processes(shop.device) as processes,
+        tracked(shop, "tune-text", facts, tensorboard=tensorboard, is_first=processes.is_first) as run,
+    ):
         tag = pipeline.tune_text_encoder(
-            shop, read, start, training, processes, save_every_s=checkpoint_seconds
+            shop,
+            read,
+            start,
+            training,
+            processes,
+            save_every_s=checkpoint_seconds,
+            trained=run.course,
         )
+        run.tags(encoder=tag)
     if tag:
         out.print(tag)
 
@@ -74,6 +89,7 @@ def tune_image(
     changes: Annotated[list[str] | None, _set_option(ImageTraining())] = None,
     seed: Seed = 27,
     checkpoint_seconds: SaveEvery = 120.0,
+    tensorboard: TensorBoardToo = False,
 ) -> None:
     """Tune an image encoder on the catalogue's categories and put it into the model store; prints its tag."""
     shop = Shop.open(Settings.from_environment())
@@ -82,7 +98,11 @@ def tune_image(
         begin = overridden(begin, PUBLISHED_START)
     training = overridden(begin, changes or [])
     read = read_catalog(catalog, columns=ColumnMap.parse(columns))
-    with joined_processes(shop.device) as processes:
+    facts = {"catalog": read.path, **asdict(training)}
+    with (
+        joined_processes(shop.device) as processes,
+        tracked(shop, "tune-image", facts, tensorboard=tensorboard, is_first=processes.is_first) as run,
+    ):
         tag = pipeline.make_image_encoder(
             shop,
             read,
@@ -90,7 +110,9 @@ def tune_image(
             weights="catalogue",
             processes=processes,
             save_every_s=checkpoint_seconds,
+            trained=run.course,
         )
+        run.tags(encoder=tag)
     if tag:
         out.print(tag)
 
