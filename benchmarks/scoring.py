@@ -11,7 +11,6 @@ the same with half of the products, to see what memory grows by. Writes out/benc
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from aisle.prediction import Source
 from aisle.prediction_sets import SetRule
 from aisle.taxonomy import Taxonomy
 from aisle.text import TextSettings
+from benchmarks.memory import peak_memory_bytes
 from training.score import score
 from training.shards import SHARD_ROWS, Shards
 from training.text_encoder import MINILM, pretrained_text_encoder
@@ -113,16 +113,13 @@ def _score(home: Path, products: int) -> dict[str, Any]:
     torch.set_num_threads(2)
     keep_freed_memory()  # as `python -m training` does
     classifier = _classifier()
-    idle_mb = _peak_mb()
+    idle_mb = peak_memory_bytes() / 1e6
     started, cpu = time.perf_counter(), time.process_time()
     report = score(classifier, SPECS, home / "features", home / "scores")
     seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu
     assert report.products == products
-    return {"seconds": seconds, "cpu_s": cpu_s, "peak_mb": round(_peak_mb()), "idle_mb": round(idle_mb)}
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    peak_mb = peak_memory_bytes() / 1e6
+    return {"seconds": seconds, "cpu_s": cpu_s, "peak_mb": round(peak_mb), "idle_mb": round(idle_mb)}
 
 
 def _classifier() -> Classifier:

@@ -58,10 +58,11 @@ def test_a_view_that_was_not_applied_is_named(shop: FeatureShop) -> None:
 
 
 MANY = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 import numpy as np
 from aisle.features import ViewSpec
+from benchmarks.memory import peak_memory_bytes
 from training.feature_store import apply_definitions, open_feature_store
 from training.settings import Settings
 from training.shards import SHARD_ROWS, Shards
@@ -85,7 +86,7 @@ read_ND, hash_N = read_vectors(store, spec, environment.features, [ids[i] for i 
 seconds = time.perf_counter() - started
 print(json.dumps({
     "seconds": seconds,
-    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "peak_bytes": peak_memory_bytes(),
     "found": sum(digest is not None for digest in hash_N),
     "equal": bool((read_ND == vectors_ND[order]).all()),
 }))
