@@ -9,6 +9,7 @@ out/bench/quality.json and .png.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +38,7 @@ TARGET_ERROR, DELTA = 0.05, 0.05
 DRAWS = 1_000
 GOALS = {"masked_macro_f1": 0.78, "easy_below_text": 0.005, "ece": 0.05, "resamples_within_target": 0.95}
 
-out = Console()
+out = Console(width=None if sys.stdout.isatty() else 120)
 
 
 def main(

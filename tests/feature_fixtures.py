@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from aisle.features import ViewSpec
@@ -47,7 +48,8 @@ class ColourImageEncoder:
     dim = IMAGE_DIM
     settings = ImageSettings(size=16)
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = torch.device(device)
         self.pictures = 0
 
     def encode(self, pixels_BHWC: np.ndarray) -> np.ndarray:

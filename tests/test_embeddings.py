@@ -23,6 +23,7 @@ from feature_fixtures import (
 
 from aisle.errors import FeatureStoreError, ProductError
 from aisle.features import load_specs
+from aisle.image import decode_image
 from aisle.text import TextSettings, clean_text, text_hash
 from training import shards
 from training.catalog import read_catalog
@@ -87,6 +88,18 @@ def test_an_undecodable_picture_is_named_and_its_neighbours_are_encoded(tmp_path
     again = ColourImageEncoder()
     assert encode_images(read_catalog(folder), again, tmp_path / "f").unchanged == 9
     assert again.pictures == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_pictures_keep_their_products_however_they_are_read(tmp_path: Path, device: str) -> None:
+    """On what is no CPU a batch is read while the one before is encoded."""
+    catalog = read_catalog(write_catalog(tmp_path / "c", products=5 * BATCH))
+    encode_images(catalog, ColourImageEncoder(device), tmp_path / "f")
+    rows = rows_of(tmp_path / "f", "image_embedding__bbbb0001")
+    alone = ColourImageEncoder()
+    for row in range(1, len(catalog.products), 2):
+        pixels_HWC = decode_image(catalog.product(row).image or b"", alone.settings)
+        assert rows[f"p{row}"].tolist() == alone.encode(pixels_HWC[None])[0].tolist()
 
 
 def test_an_encoder_of_another_width_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +38,7 @@ Tag = Annotated[str, typer.Option(help="Encoder tag; default the newest.")]
 Columns = Annotated[str | None, typer.Option("--columns", help="Column map, as in `training check`.")]
 MinClass = Annotated[int, typer.Option("--min-class", help="Categories with fewer products are left out.")]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same figures.")]
-out = Console()
+out = Console(width=None if sys.stdout.isatty() else 120)
 
 
 def register(app: typer.Typer) -> None:

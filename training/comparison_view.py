@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from rich import box
 from rich.table import Table
 
 _COLOURS = {"one modality": "#8c8c8c", "feature": "#1f6feb", "probability": "#2da44e"}
@@ -14,19 +15,25 @@ _COLOURS = {"one modality": "#8c8c8c", "feature": "#1f6feb", "probability": "#2d
 
 def comparison_table(rows: Mapping[str, Mapping[str, Any]], *, title: str) -> Table:
     """One line a contender, best validation log-loss first."""
-    table = Table(title=title)
-    table.add_column("contender")
-    table.add_column("level")
-    for column in ("validation log-loss", "F1", "test macro-F1 (95 %)", "weighted", "log-loss", "ECE"):
-        table.add_column(column, justify="right")
-    for column in ("fit s", "MB", "ms"):
-        table.add_column(column, justify="right")
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("contender", no_wrap=True)
+    for column in (
+        "validation\nlog-loss",
+        "\nF1",
+        "test macro-F1\n(95 %)",
+        "weighted\nF1",
+        "\nlog-loss",
+        "\nECE",
+        "fit\ns",
+        "\nMB",
+        "\nms",
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, row in rows.items():
         test = row["test"]
         macro = test["macro_f1"]
         table.add_row(
             name,
-            row["level"],
             f"{row['validation_log_loss']:.3f}",
             f"{row['validation_macro_f1']:.3f}",
             f"{macro['value']:.3f} ({macro['low']:.3f}-{macro['high']:.3f})",
