@@ -69,9 +69,10 @@ def publish_view(store: FeatureStore, spec: ViewSpec, features: Path) -> Publish
     )
 
 
-def newest_rows(spec: ViewSpec, features: Path) -> pd.DataFrame:
-    """The index's last row of each product: product_id, shard, row, source_hash, event_timestamp."""
-    index = pq.read_table(spec.folder(features) / INDEX).to_pandas()
+def newest_rows(spec: ViewSpec, features: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The index's last row of each product: product_id, shard, row, source_hash, event_timestamp, or those
+    `columns` of them (product_id is one)."""
+    index = pq.read_table(spec.folder(features) / INDEX, columns=columns).to_pandas()
     return index.drop_duplicates("product_id", keep="last").reset_index(drop=True)
 
 

@@ -35,6 +35,8 @@ from training.score_table import score_table
 from training.vectors import shard_vectors
 
 PART_ROWS = 32_768
+_DIRTY_BYTES = 128 * 2**20  # of the layout that may be in memory while it is filled
+_ZEROS_BYTES = 4 * 2**20
 _BATCH = 512  # products that the head sees at once: of more its activations leave the processor's cache
 IDENTITY = "_score.json"  # readers of Parquet folders pass over names with an underscore
 LAYOUT = "_text.layout"
@@ -132,7 +134,7 @@ def _order(specs: tuple[ViewSpec, ViewSpec], features: Path, wanted: set[str] | 
     """One row a product, where its vectors lie: product_id, text_shard, text_row, image_shard, image_row (-1
     where it has none), in the order of the pictures' shards; products without a picture follow."""
     text, image = (
-        newest_rows(spec, features)[["product_id", "shard", "row"]].rename(
+        newest_rows(spec, features, ["product_id", "shard", "row"]).rename(
             columns={"shard": f"{spec.modality}_shard", "row": f"{spec.modality}_row"}
         )
         for spec in specs
@@ -198,7 +200,10 @@ class _Layout:
                 f"{path.parent}: found {free:,} bytes free, wanted {needed:,} for text vectors"
             )
         with path.open("wb+") as file:
-            file.truncate(needed)
+            # Written, not only made so long: pages that are there already take half of a random write's time.
+            for start in range(0, needed, _ZEROS_BYTES):
+                file.write(bytes(min(_ZEROS_BYTES, needed - start)))
+            file.flush()
             self._pages = mmap.mmap(file.fileno(), needed)
         self._vectors_ND = np.frombuffer(self._pages, dtype=np.float32).reshape(products, spec.dim)
 
@@ -207,13 +212,21 @@ class _Layout:
         shard_N, row_N = order.text_shard.to_numpy(), order.text_row.to_numpy()
         by_shard = np.argsort(shard_N, kind="stable")
         edges = np.searchsorted(shard_N[by_shard], np.arange(shard_N.max() + 2))
+        row_bytes = spec.dim * 4 + 2 * mmap.PAGESIZE  # at most: a vector's first and last page
+        dirty_bytes = 0
 
         def lay_out(shard: int) -> None:
+            nonlocal dirty_bytes
             places = by_shard[edges[shard] : edges[shard + 1]]
             self._vectors_ND[places] = shard_vectors(spec, features, shard)[row_N[places]]
-            self.release()
+            dirty_bytes += len(places) * row_bytes
+            # Not after each shard: a page holds vectors of several, and would come again for each.
+            if dirty_bytes >= _DIRTY_BYTES:
+                dirty_bytes = 0
+                self.release()
 
         _on_each_core(lay_out, np.flatnonzero(np.diff(edges)).tolist())
+        self.release()
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Float32 [B, D]."""

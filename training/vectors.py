@@ -69,7 +69,9 @@ def read_vectors(
 def shard_vectors(spec: ViewSpec, features: Path, shard: int) -> np.ndarray:
     """Float32 [rows, D] of one shard, without a copy by Python."""
     path = shard_path(spec.folder(features), shard)
-    column = pq.read_table(path, columns=["embedding"])["embedding"].combine_chunks()
+    # A column alone gains nothing from threads and read-ahead; without them it takes three quarters.
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        column = file.read(columns=["embedding"], use_threads=False)["embedding"].combine_chunks()
     values: np.ndarray = column.flatten().to_numpy()
     if len(values) != len(column) * spec.dim:
         raise FeatureStoreError(
