@@ -17,7 +17,7 @@ from aisle.errors import LedgerError
 from aisle.ledger_tables import TITLE_CHARS, labels, predictions
 from aisle.prediction import Role
 
-CHAMPION, CANARY, SHADOW = (role.value for role in Role)  # of the model that answered
+CHAMPION, CANARY, SHADOW = (role.value for role in Role)  # plain text, as the tables hold them
 CHALLENGER = "challenger"  # the other role of a deployment
 
 

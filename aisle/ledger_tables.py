@@ -16,6 +16,8 @@ from sqlalchemy import (
     Table,
 )
 
+from aisle.prediction import Role
+
 REVISION = "0002"  # the newest
 TITLE_CHARS = 120  # of a product's title that are kept
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only what is called INTEGER
@@ -27,7 +29,7 @@ predictions = Table(
     Column("number", _NUMBER, primary_key=True),
     Column("prediction_id", String(32), nullable=False, unique=True),
     Column("at_s", Float(53), nullable=False),
-    Column("role", String(16), nullable=False, server_default="champion"),
+    Column("role", String(16), nullable=False, server_default=Role.CHAMPION.value),
     Column("model", String(128), nullable=False),
     Column("product_id", String(256)),
     Column("title", String(TITLE_CHARS)),
@@ -90,7 +92,7 @@ deployments = Table(
     metadata,
     Column("number", _NUMBER, primary_key=True),
     Column("at_s", Float(53), nullable=False),
-    Column("role", String(16), nullable=False, server_default="champion"),
+    Column("role", String(16), nullable=False, server_default=Role.CHAMPION.value),
     Column("mode", String(16)),  # of a challenger: shadow or canary
     Column("share", Float(53)),
     Column("model", String(128), nullable=False),

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from aisle.errors import AisleError, KeysError, LedgerError, SettingError
-from aisle.ledger import Ledger, ledger_url
+from aisle.ledger import CHAMPION, Ledger, ledger_url
 from aisle.manifest import verify_manifest
 from service.address import check_private, resolve
 from service.balance import balance_file
 from service.key_commands import keys
 from service.keys import KeyBook
-from service.settings import CHAMPION, Settings, describe
+from service.settings import Settings, describe
 
 cli = typer.Typer(
     add_completion=False,

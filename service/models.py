@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aisle.errors import AisleError, LedgerError
-from aisle.ledger import CHALLENGER, Deployment, Ledger
+from aisle.ledger import CHALLENGER, CHAMPION, Deployment, Ledger
 from aisle.prediction import Role
 from service.engine import Engine, Outcome
-from service.settings import CHAMPION
 
 if TYPE_CHECKING:
     from aisle.classifier import Item

@@ -25,9 +25,8 @@ from aisle.environment import (
     variable,
     yes_or_no,
 )
+from aisle.prediction import Role
 from service.tls import Tls, tls_of
-
-CHAMPION = "champion"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +38,8 @@ class Settings:
     model: str = field(
         metadata=variable(
             "AISLE_MODEL",
-            CHAMPION,
-            model_tag(CHAMPION),
+            Role.CHAMPION.value,
+            model_tag(Role.CHAMPION.value),
             "champion: the newest deployment, followed while serving; or a fixed classifier",
         )
     )

@@ -12,13 +12,12 @@ from aisle.classifier import Classifier, Item
 from aisle.columns import measure_columns
 from aisle.errors import AisleError, BundleError
 from aisle.image import ImageEncoder
-from aisle.ledger import Ledger, ledger_url
+from aisle.ledger import CHAMPION, Ledger, ledger_url
 from aisle.text import TextEncoder
 from service.app import by_engine
 from service.desk import Job
 from service.engine import Engine
 from service.models import Models, warm_engine
-from service.settings import CHAMPION
 
 
 class Shelf:
