@@ -30,7 +30,7 @@ from rich.table import Table
 
 from benchmarks.hostile import ATTEMPTS, HOST, RIGHT_MESSAGES, WRONG_METHODS, Attempt, Call, grpc_call
 from benchmarks.servers import aisle_service, running
-from service.telemetry import FAULTY_CODES
+from service.metrics import FAULTY_CODES
 
 COUNT = 10_000
 SEED = 27

@@ -22,7 +22,7 @@ from service.address import check_private, resolve
 from service.balance import balance_file
 from service.key_commands import keys
 from service.keys import KeyBook
-from service.settings import Settings, describe
+from service.settings import Places, Settings, describe
 
 cli = typer.Typer(
     add_completion=False,
@@ -58,7 +58,7 @@ def serve(
     if settings.grpc_port:
         check_port("AISLE_GRPC_PORT", host, settings.grpc_port)
     os.environ["AISLE_GRPC_HOST"] = host
-    lock_store()
+    lock_store(Places.from_environment().bentoml_home)
     check_model(settings)
     command = [
         sys.executable,
@@ -87,7 +87,7 @@ def read_settings() -> Settings:
         raise typer.BadParameter(str(error)) from error
     os.environ.update(QUIET)
     os.environ.setdefault("BENTOML_HOME", str(settings.home.absolute() / "bentoml"))
-    Path(os.environ["BENTOML_HOME"]).mkdir(parents=True, exist_ok=True)
+    Places.from_environment().bentoml_home.mkdir(parents=True, exist_ok=True)
     return settings
 
 
@@ -120,19 +120,19 @@ def check_port(name: str, host: str, port: int) -> None:
             raise typer.BadParameter(f"{name}: found {found}, wanted a free port of this machine") from error
 
 
-def lock_store() -> None:
+def lock_store(bentoml_home: Path) -> None:
     """End here, with one line, where a service runs on this BENTOML_HOME: BentoML keeps the metrics of its
     workers there, and empties them when it starts. The lock lasts as long as the supervisor."""
-    lock = os.open(Path(os.environ["BENTOML_HOME"]) / "service.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    lock = os.open(bentoml_home / "service.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise typer.BadParameter(
-            f"BENTOML_HOME: found {os.environ['BENTOML_HOME']}, on which a service runs already, wanted a "
-            "model store of this service's own; AISLE_WORKERS gives one service more processes"
+            f"BENTOML_HOME: found {bentoml_home}, on which a service runs already, wanted a model store of "
+            "this service's own; AISLE_WORKERS gives one service more processes"
         ) from error
     os.set_inheritable(lock, True)  # what runs here next is BentoML
-    balance_file(Path(os.environ["BENTOML_HOME"])).unlink(missing_ok=True)  # of workers that are gone
+    balance_file(bentoml_home).unlink(missing_ok=True)  # of workers that are gone
 
 
 def check_model(settings: Settings) -> None:
@@ -198,7 +198,7 @@ def check_whole(tags: Sequence[str]) -> None:
 
 
 def _nothing_held() -> str:
-    return f"a model in {os.environ['BENTOML_HOME']}: python -m training fit"
+    return f"a model in {Places.from_environment().bentoml_home}: python -m training fit"
 
 
 def open_ledger(settings: Settings) -> Ledger:

@@ -12,14 +12,12 @@ import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bentoml
 from starlette.types import ASGIApp
 
 from aisle.allocator import keep_freed_memory
-from aisle.columns import measure_columns
 from aisle.errors import AisleError, KeysError, LedgerError, SettingError
 from aisle.ledger import Ledger, ledger_url
 from service import audit
@@ -31,38 +29,37 @@ from service.bentoml_bridge import BridgedService, Dispatcher, service_class, sp
 from service.desk import IDS_A_PLACE, Desk, Job
 from service.doors import METHODS, Doors, early_refusal
 from service.drain import Drain
-from service.engine import Engine
 from service.grpc_server import GrpcServer
 from service.guard import Cancellable, EdgeGuard, HeldBytes
 from service.keys import KeyRing
 from service.labels import LabelBook
 from service.ladder import largest_batch
 from service.ledger_reader import LedgerReader
+from service.loading import load_engine, newest_classifier, warm_item, warm_job
+from service.metrics import SECONDS
 from service.models import Models, warm_engine
 from service.porter import Porter
 from service.rates import Rates
 from service.recorder import Recorder, sampled
-from service.settings import Settings
-from service.telemetry import SECONDS, Telemetry, forget_dead_workers
+from service.settings import Places, Settings
+from service.telemetry import Telemetry, forget_dead_workers
 from service.tls import Tls
 
 if TYPE_CHECKING:
-    from aisle.classifier import Classifier, Item
-    from service.features import FeatureReader
     from service.shadow import Shadow
 
 logger = logging.getLogger("aisle.service")
 
 SETTINGS = Settings.from_environment()
+PLACES = Places.from_environment()
 DAY_S = 86_400.0
 QUEUED_BATCHES = 4  # that may be under way in a worker, where AISLE_MAX_QUEUE says nothing
-WARM_TEXT = "carnet de voyage ligné à couverture souple, " * 6  # about 60 tokens, as products have
 
 
 @functools.cache
 def telemetry() -> Telemetry:
     """This worker's metrics."""
-    return Telemetry(max_batch=IDS_A_PLACE * SETTINGS.max_batch)
+    return Telemetry(max_batch=IDS_A_PLACE * SETTINGS.max_batch, folder=PLACES.metrics)
 
 
 def guarded(app: ASGIApp) -> ASGIApp:
@@ -89,7 +86,7 @@ def porter() -> Porter | None:
     audit.to_stderr()
     return Porter(
         KeyRing(SETTINGS.keys_file, on_change=keys_changed),
-        rates=Rates(Path(os.environ["BENTOML_HOME"]) / "keys.rates"),
+        rates=Rates(PLACES.bentoml_home / "keys.rates"),
         audit=audit.Audit(),
         on_outcome=telemetry().asked,
     )
@@ -102,7 +99,7 @@ def keys_changed(count: int, fault: KeysError | None) -> None:
         logger.warning("nobody gets in: found no key in %s, wanted one", SETTINGS.keys_file)
 
 
-def check_doors(settings: Settings) -> Tls | None:
+def check_sockets(settings: Settings) -> Tls | None:
     """What gRPC needs for TLS. Raises SettingError where other machines would get in without a key, or where
     HTTP does not speak the TLS that the settings promise: whoever started this worker chose its socket."""
     for address in listening():
@@ -127,7 +124,7 @@ def held() -> HeldBytes:
 @functools.cache
 def balance() -> Balance:
     """What this worker and the others know of each other's load."""
-    return Balance(balance_file(Path(os.environ["BENTOML_HOME"])), SETTINGS.workers)
+    return Balance(balance_file(PLACES.bentoml_home), SETTINGS.workers)
 
 
 @functools.cache
@@ -173,7 +170,9 @@ class Aisle:
     recorder: Recorder
     shadow: Shadow
     answers: Answers
+    dispatch: Dispatcher
     gate: Gate
+    warming: bool  # batches of the start, which nobody asked for
     grpc: GrpcServer | None = None
     grpc_end: asyncio.Future[None] | None = None
     bento_service: BridgedService  # set by BentoML
@@ -189,25 +188,41 @@ class Aisle:
             os._exit(1)
 
     async def _open(self) -> None:
-        from service.shadow import Shadow  # imports torch
-
-        tls = check_doors(SETTINGS)
-        watching = porter()
+        tls = check_sockets(SETTINGS)
         # It warns of every form that is broken; the client is told, and nobody else need be.
         logging.getLogger("python_multipart.multipart").setLevel(logging.ERROR)
         keep_freed_memory()
-        forget_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
-        ledger = open_ledger(SETTINGS)
+        if PLACES.metrics is not None:
+            forget_dead_workers(PLACES.metrics)
+        ledger = reach_ledger(SETTINGS)
+        self._open_models(ledger)
+        self._open_answers(ledger)
+        await self._open_queue()
+        self._open_desk(ledger)
+        await self._open_grpc(tls)
+        self.models.follow()
+        # A full collection walks every object of torch and feast: 0.3 s in which nothing is answered.
+        gc.collect()
+        gc.freeze()
+        balance().join()
+        drain().listen(asyncio.get_running_loop(), self._end_grpc)
+
+    def _open_models(self, ledger: Ledger) -> None:
         self.models = Models(
             ledger,
             wanted=SETTINGS.model,
             newest=newest_classifier,
-            load=functools.partial(load_engine, SETTINGS),
+            load=functools.partial(load_engine, SETTINGS, telemetry().error),
             warm=lambda engine: warm_engine(engine, warm_item(engine.classifier)),
             on_swap=telemetry().swapped,
             keep_s=2 * SETTINGS.request_timeout_s,
         )
         self.models.open()
+
+    def _open_answers(self, ledger: Ledger) -> None:
+        """Who hears of answers: the ledger, and the shadow."""
+        from service.shadow import Shadow  # imports torch
+
         self.recorder = Recorder(
             ledger,
             folder=SETTINGS.home / "spool",
@@ -229,6 +244,9 @@ class Aisle:
             shadow=self.shadow,
             on_failure=self.models.failed,
         )
+
+    async def _open_queue(self) -> None:
+        """The batching queue, and the gate before it; both warm."""
         self.dispatch = Dispatcher(self.bento_service, "classify")
         self.dispatch.max_batch = batch = self._largest_batch()
         on_gpu = self.models.champion.classifier.device != "cpu"
@@ -239,6 +257,10 @@ class Aisle:
         self.warming = True
         await self.dispatch.lead_through_training([warm_job(self.models.champion)])
         self.warming = False
+
+    def _open_desk(self, ledger: Ledger) -> None:
+        """What the doors ask."""
+        watching = porter()
         self.desk = Desk(
             champion=lambda: self.models.champion,
             route=self.models.route,
@@ -249,25 +271,22 @@ class Aisle:
             request_timeout_s=SETTINGS.request_timeout_s,
             charge=watching.charge if watching else None,
         )
-        if SETTINGS.grpc_port:
-            self.grpc = GrpcServer(
-                lambda: self.desk,
-                telemetry=telemetry(),
-                held=held(),
-                max_message_bytes=SETTINGS.max_body_bytes,
-                reflect=SETTINGS.grpc_reflection,
-                porter=watching,
-                tls=tls,
-            )
-            await self.grpc.start(SETTINGS.grpc_host, SETTINGS.grpc_port)
         self.labels = LabelBook(ledger, lambda: self.models.champion.classifier.taxonomy)
         self.reader = LedgerReader(ledger)
-        self.models.follow()
-        # A full collection walks every object of torch and feast: 0.3 s in which nothing is answered.
-        gc.collect()
-        gc.freeze()
-        balance().join()
-        drain().listen(asyncio.get_running_loop(), self._end_grpc)
+
+    async def _open_grpc(self, tls: Tls | None) -> None:
+        if not SETTINGS.grpc_port:
+            return
+        self.grpc = GrpcServer(
+            lambda: self.desk,
+            telemetry=telemetry(),
+            held=held(),
+            max_message_bytes=SETTINGS.max_body_bytes,
+            reflect=SETTINGS.grpc_reflection,
+            porter=porter(),
+            tls=tls,
+        )
+        await self.grpc.start(SETTINGS.grpc_host, SETTINGS.grpc_port)
 
     def _largest_batch(self) -> int:
         engine = self.models.champion
@@ -325,7 +344,7 @@ def by_engine(jobs: Iterable[Job]) -> Iterator[list[Job]]:
         yield list(same)
 
 
-def open_ledger(settings: Settings) -> Ledger:
+def reach_ledger(settings: Settings) -> Ledger:
     """The ledger, with its tables where the database can be reached."""
     ledger = Ledger.open(ledger_url(settings.home, settings.database_url))
     try:
@@ -333,69 +352,3 @@ def open_ledger(settings: Settings) -> Ledger:
     except LedgerError as error:
         logger.warning("answers go on without the ledger: %s", error)
     return ledger
-
-
-def newest_classifier() -> str:
-    from aisle import store
-
-    return store.resolve(store.LATEST)
-
-
-def load_engine(settings: Settings, tag: str, beside: Engine | None) -> Engine:
-    """The engine of a classifier, verified, its feature views checked. What it has in common with
-    `beside` (encoders, feature reader) is shared. Raises AisleError."""
-    import torch
-
-    from aisle import store
-    from aisle.classifier import Classifier
-
-    if beside is None:
-        cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(settings.model_threads or max(1, cores // settings.workers))
-        classifier = store.load_classifier(tag, settings.device).pack()
-        return Engine(classifier, open_features(settings, classifier), write_back=settings.write_back)
-    old = beside.classifier
-    bundle = store.load_bundle(tag)
-    same_text, same_image = (
-        bundle.text_encoder == old.bundle.text_encoder,
-        bundle.image_encoder == old.bundle.image_encoder,
-    )
-    classifier = Classifier(
-        bundle,
-        old.text_encoder if same_text else store.load_text_encoder(bundle.text_encoder.revision, old.device),
-        old.image_encoder
-        if same_image
-        else store.load_image_encoder(bundle.image_encoder.revision, old.device),
-        version=store.resolve(tag),
-        device=old.device,
-    ).pack()
-    features = beside.features if same_text and same_image else open_features(settings, classifier)
-    return Engine(classifier, features, write_back=settings.write_back, beside=beside)
-
-
-def warm_item(classifier: Classifier) -> Item:
-    """An item that takes every path of the model: text of a usual length, and a picture."""
-    import numpy as np
-
-    from aisle.classifier import Item
-
-    size = classifier.image_encoder.settings.size
-    return Item(text=WARM_TEXT, pixels_HWC=np.full((size, size, 3), 127, dtype=np.uint8))
-
-
-def warm_job(engine: Engine) -> Job:
-    item = warm_item(engine.classifier)
-    return Job(item=item, columns=measure_columns(item), engine=engine)
-
-
-def open_features(settings: Settings, classifier: Classifier) -> FeatureReader:
-    from service.features import open_reader
-
-    return open_reader(
-        home=settings.home,
-        redis_url=settings.redis_url,
-        text_encoder=classifier.bundle.text_encoder,
-        image_encoder=classifier.bundle.image_encoder,
-        deadline_s=settings.features_deadline_s,
-        on_error=telemetry().error,
-    )

@@ -18,7 +18,7 @@ from aisle.errors import ProductError
 from service.desk import Desk, Given, size_bytes
 from service.errors import OVERLOADED_STATUS, RequestError
 from service.guard import HeldBytes
-from service.telemetry import UNARY_METHODS
+from service.metrics import UNARY_METHODS
 from service.terms import PRIORITY, Priority, Terms, read_priority
 
 Metadata = Iterable[tuple[str, str | bytes]]

@@ -1,4 +1,4 @@
-"""Every `AISLE_*` variable of the service. Read once, at start."""
+"""Every `AISLE_*` variable of the service, and what it reads of BentoML's. Read once, at start."""
 
 from __future__ import annotations
 
@@ -232,6 +232,23 @@ class Settings:
     def tls(self) -> Tls | None:
         """None where there is none. Raises SettingError where its files cannot be used."""
         return tls_of(self.tls_cert, self.tls_key, self.tls_client_ca)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where BentoML keeps what the processes of one service share, as its own variables say: the model store
+    in `bentoml_home`, the workers' metrics in `metrics` (None in a process that is no worker)."""
+
+    bentoml_home: Path
+    metrics: Path | None
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Places:
+        metrics = environ.get("PROMETHEUS_MULTIPROC_DIR")
+        return cls(
+            bentoml_home=Path(environ.get("BENTOML_HOME", "~/bentoml")).expanduser(),  # BentoML's default
+            metrics=Path(metrics) if metrics else None,
+        )
 
 
 def describe() -> list[tuple[str, str, str]]:

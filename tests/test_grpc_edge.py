@@ -23,7 +23,7 @@ from service.protos import classifier_pb2 as pb
 from service.protos import inference_pb2 as oip_pb
 from service.protos.classifier_pb2_grpc import ClassifierStub
 from service.protos.inference_pb2_grpc import GRPCInferenceServiceStub
-from service.telemetry import FAULTY_CODES, METHODS, UNARY_METHODS
+from service.metrics import FAULTY_CODES, METHODS, UNARY_METHODS
 
 CLASSIFY, STREAM = "/aisle.v1.Classifier/Classify", "/aisle.v1.Classifier/ClassifyStream"
 ONE = pb.ClassifyRequest(products=[pb.Product(title="train")])

@@ -15,9 +15,9 @@ import pytest
 from service.audit import Audit
 from service.errors import RequestError
 from service.keys import KeyBook, KeyRing, Scope
+from service.metrics import AUTH_OUTCOMES
 from service.porter import VISIT, Porter
 from service.rates import Rates
-from service.telemetry import AUTH_OUTCOMES
 
 CLASSIFY = "/v1/classify"
 

@@ -26,9 +26,9 @@ from live_server import ROOT, LiveServer, free_port
 from programs import program
 
 from service.features import FAILURES
+from service.metrics import FAULTS, FAULTY_CODES, METHODS, SECONDS, STAGES
 from service.protos import classifier_pb2 as pb
 from service.protos.classifier_pb2_grpc import ClassifierStub
-from service.telemetry import FAULTS, FAULTY_CODES, METHODS, SECONDS, STAGES
 
 MONITORING = ROOT / "monitoring"
 PROMETHEUS = MONITORING / "prometheus"

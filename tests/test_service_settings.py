@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from aisle.errors import SettingError
-from service.settings import Settings, describe
+from service.settings import Places, Settings, describe
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,13 @@ def test_a_bad_value_is_refused_with_its_name_and_what_is_wanted(name: str, valu
     with pytest.raises(SettingError) as caught:
         Settings.from_environment({name: value})
     assert str(caught.value).startswith(message)
+
+
+def test_bentomls_own_variables_say_where_its_files_lie() -> None:
+    given = {"BENTOML_HOME": "/srv/shop/bentoml", "PROMETHEUS_MULTIPROC_DIR": "/srv/shop/bentoml/metrics"}
+    places = Places.from_environment(given)
+    assert (places.bentoml_home, places.metrics) == (
+        Path("/srv/shop/bentoml"),
+        Path("/srv/shop/bentoml/metrics"),
+    )
+    assert Places.from_environment({}) == Places(bentoml_home=Path.home() / "bentoml", metrics=None)

@@ -13,7 +13,8 @@ from aisle.prediction import Candidate, Prediction, Source
 from aisle.taxonomy import Category
 from aisle.text import TextEncoder
 from service.engine import Engine
-from service.telemetry import FAULTY_CODES, METHODS, Telemetry, forget_dead_workers
+from service.metrics import FAULTY_CODES, METHODS
+from service.telemetry import Telemetry, forget_dead_workers
 
 BOOKS = Category(code="10", name="books")
 
