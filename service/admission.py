@@ -18,7 +18,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
-from service.errors import RequestError, overloaded
+from service.errors import DEADLINE_SHORT, RequestError, overloaded
+from service.terms import PROMISED_S
 
 BULK_SHARE = 8
 _BULK_BATCHES = 2  # that may be under way where there is room: one is computed, one is prepared
@@ -34,15 +35,23 @@ class _Waiter:
 
 class Gate:
     """`max_queue` bounds the products under way, between here and their answers; `max_bulk` those of bulk
-    requests, under way or waiting. `batch` is the most products in one batch. Used on one event loop;
-    `completed` from any thread."""
+    requests, under way or waiting. `batch` is the most products in one batch. Who has less time than
+    `promised_s`, and is refused although an answer would take no longer than that, is told so. Used on one
+    event loop; `completed` from any thread."""
 
     def __init__(
-        self, *, max_queue: int, max_bulk: int, batch: int, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        max_queue: int,
+        max_bulk: int,
+        batch: int,
+        promised_s: float = PROMISED_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_queue = max_queue
         self.max_bulk = max_bulk
         self.batch = batch
+        self.promised_s = promised_s
         self.under_way = 0
         self.bulk_products = 0
         self._waiters: deque[_Waiter] = deque()
@@ -80,8 +89,9 @@ class Gate:
             )
         wait_s = _MARGIN * (self.under_way + products) * self.pace_s
         if self.under_way and wait_s > timeout_s:  # an idle worker always tries: its pace may be an old one
+            reason = "queue_slow" if wait_s > self.promised_s else DEADLINE_SHORT
             found = f"an answer that may take {wait_s:.2g} s"
-            return self._overloaded("queue_slow", found=found, wanted=f"one within {timeout_s:.3g} s")
+            return self._overloaded(reason, found=found, wanted=f"one within {timeout_s:.3g} s")
         return None
 
     @contextlib.contextmanager

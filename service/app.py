@@ -43,6 +43,7 @@ from service.rates import Rates
 from service.recorder import Recorder, sampled
 from service.settings import Places, Settings
 from service.telemetry import Telemetry, forget_dead_workers
+from service.terms import PROMISED_S
 from service.tls import Tls
 
 if TYPE_CHECKING:
@@ -253,7 +254,12 @@ class Aisle:
         self.dispatch.allow_at_once(SETTINGS.batches_at_once or (2 if on_gpu else 1))
         max_queue = SETTINGS.max_queue or QUEUED_BATCHES * batch
         portion = max(1, min(batch, max_queue // QUEUED_BATCHES))  # bulk has two of them under way
-        self.gate = Gate(max_queue=max_queue, max_bulk=SETTINGS.max_bulk, batch=portion)
+        self.gate = Gate(
+            max_queue=max_queue,
+            max_bulk=SETTINGS.max_bulk,
+            batch=portion,
+            promised_s=min(PROMISED_S, SETTINGS.request_timeout_s),
+        )
         self.warming = True
         await self.dispatch.lead_through_training([warm_job(self.models.champion)])
         self.warming = False

@@ -24,7 +24,13 @@ from aisle.prediction import Prediction
 from aisle.product import Product
 from service.admission import Gate
 from service.engine import Engine, Outcome
-from service.errors import CHALLENGER_FAILED, OVERLOADED_STATUS, RequestError
+from service.errors import (
+    CHALLENGER_FAILED,
+    DEADLINE_SHORT,
+    LATE_STATUS,
+    OVERLOADED_STATUS,
+    RequestError,
+)
 from service.fair_pool import FairPool
 from service.telemetry import Telemetry
 from service.terms import DEFAULT, Priority, Terms
@@ -137,8 +143,9 @@ class Desk:
                     reply = await work(given, ask, timeout_s, self.champion(), began)
                 return reply
         except TimeoutError as error:
+            reason = DEADLINE_SHORT if self.is_short(terms.timeout_s) else "timeout"
             found, wanted = f"no answer after {timeout_s:.3g} s", "one in time"
-            raise RequestError(504, "timeout", field="request", found=found, wanted=wanted) from error
+            raise RequestError(LATE_STATUS, reason, field="request", found=found, wanted=wanted) from error
         except RequestError as error:
             if error.status == OVERLOADED_STATUS:
                 self.telemetry.shed(error.reason, len(given))
@@ -151,6 +158,10 @@ class Desk:
         if (refusal := self.gate.refusal(timeout_s=self._timeout_s(terms))) is not None:
             self.telemetry.shed(refusal.reason)
         return refusal
+
+    def is_short(self, timeout_s: float | None) -> bool:
+        """Whether a client that waits so long (None: it does not say) has chosen less than is promised."""
+        return timeout_s is not None and timeout_s < self.gate.promised_s
 
     def close(self) -> None:
         self._pool.close()

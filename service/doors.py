@@ -145,7 +145,7 @@ class Doors:
 
     async def refuse(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestError)
-        self.desk().telemetry.error(error.reason)
+        self.desk().telemetry.refused(error)
         return error_response(error)
 
     async def fail(self, request: Request, error: Exception) -> Response:

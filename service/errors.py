@@ -11,9 +11,10 @@ from starlette.responses import Response
 from aisle.errors import AisleError, ProductError
 
 RETRY_AFTER_S = 1  # a batch or a few: a client that comes back then meets another queue
-OVERLOADED_STATUS = 429
+OVERLOADED_STATUS, LATE_STATUS = 429, 504
 OIP_PATH = "/v2"
 CHALLENGER_FAILED = "challenger_failed"
+DEADLINE_SHORT = "deadline_short"  # the client chose less time than is promised: no fault of ours
 
 
 class RequestError(AisleError):

@@ -16,7 +16,7 @@ from grpc_status.rpc_status import to_status
 
 from aisle.errors import ProductError
 from service.desk import Desk, Given, size_bytes
-from service.errors import OVERLOADED_STATUS, RequestError
+from service.errors import LATE_STATUS, OVERLOADED_STATUS, RequestError
 from service.guard import HeldBytes
 from service.metrics import UNARY_METHODS
 from service.terms import PRIORITY, Priority, Terms, read_priority
@@ -32,7 +32,7 @@ _CODES = {
     OVERLOADED_STATUS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+    LATE_STATUS: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
 

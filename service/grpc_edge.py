@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from service.errors import RequestError, overloaded
 from service.grpc_calls import Metadata, abort
+from service.metrics import METHODS
 from service.porter import GRPC, OPEN, Porter
 from service.telemetry import Telemetry
 
@@ -36,6 +37,29 @@ class _Broken:
     def refusal(self) -> RequestError:
         found, wanted = f"{self.size_bytes:,} bytes that cannot be read", "a message of this method's type"
         return RequestError(400, "message_broken", field="message", found=found, wanted=wanted)
+
+
+class _Call:
+    """A call whose message is here: when its handler began, and how long its client waits from then on."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.began = time.perf_counter()
+        self.timeout_s: float | None = context.time_remaining()
+
+    def status(self, error: BaseException | None) -> str:
+        """The name of the status that it ends with, where its handler raised `error`."""
+        if (code := self.context.code()) is not None:
+            name: str = code.name
+            return name
+        if error is None:
+            return "OK"
+        if not isinstance(error, asyncio.CancelledError | GeneratorExit):
+            return "UNKNOWN"
+        left_s = self.context.time_remaining()
+        # Deadlines travel with two or three digits, rounded up: the client's own is up to 1 % sooner.
+        is_over = left_s is not None and left_s <= 0.001 + 0.01 * (time.perf_counter() - self.began)
+        return "DEADLINE_EXCEEDED" if is_over else "CANCELLED"
 
 
 class _Room:
@@ -62,7 +86,8 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
     for) and `admission` refuse by method and metadata: their messages are never read.
 
     A call counts once, when it ends. One that is gone before its message is here whole does not count, as
-    over HTTP. All handlers are asynchronous.
+    over HTTP. `is_short` says whether a client that waits so long has chosen less time than is promised. All
+    handlers are asynchronous.
     """
 
     def __init__(
@@ -71,11 +96,13 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
         *,
         max_calls: int,
         admission: Callable[[str, Metadata], RequestError | None],
+        is_short: Callable[[float | None], bool],
         porter: Porter | None = None,
     ) -> None:
         self.telemetry = telemetry
         self.calls, self.probes = _Room(max_calls), _Room(MAX_PROBES)
         self.admission = admission
+        self.is_short = is_short
         self.porter = porter
         self._counted: dict[str, Handler] = {}
 
@@ -123,6 +150,15 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
         made: Handler = make(counted, _reader(handler.request_deserializer), handler.response_serializer)
         return made
 
+    def _ended(
+        self, method: str, call: _Call, error: BaseException | None = None, *, is_timed: bool = False
+    ) -> None:
+        status = call.status(error)
+        seconds = time.perf_counter() - call.began if is_timed and status == "OK" else None
+        self.telemetry.called(method, status, seconds)
+        if status == "DEADLINE_EXCEEDED" and method in METHODS and self.is_short(call.timeout_s):
+            self.telemetry.ran_short()
+
     async def _refuse(self, refusal: RequestError, context: Context) -> NoReturn:
         self.telemetry.error(refusal.reason)
         await abort(context, refusal)
@@ -130,10 +166,10 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
     def _count_coroutine(
         self, method: str, answer: Callable[[Any, Context], Awaitable[Any]], *, is_timed: bool
     ) -> Callable[[Any, Context], Awaitable[Any]]:
-        called, porter = self.telemetry.called, self.porter
+        porter = self.porter
 
         async def counted(request: Any, context: Context) -> Any:
-            start = time.perf_counter()
+            call = _Call(context)
             if porter is not None:
                 porter.meet(context)
             try:
@@ -141,10 +177,9 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
                     await self._refuse(request.refusal(), context)
                 answered = await answer(request, context)
             except BaseException as error:
-                called(method, _status(context, start, error))
+                self._ended(method, call, error)
                 raise
-            status = _status(context, start)
-            called(method, status, time.perf_counter() - start if is_timed and status == "OK" else None)
+            self._ended(method, call, is_timed=is_timed)
             return answered
 
         return counted
@@ -152,7 +187,7 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
     def _count_generator(
         self, method: str, answer: Callable[[Any, Context], AsyncIterator[Any]]
     ) -> Callable[[Any, Context], AsyncIterator[Any]]:
-        called, porter = self.telemetry.called, self.porter
+        porter = self.porter
 
         async def answers_of(request: Any, context: Context) -> AsyncIterator[Any]:
             try:
@@ -166,7 +201,7 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
                 await self._refuse(refusal, context)
 
         async def counted(request: Any, context: Context) -> AsyncIterator[Any]:
-            start = time.perf_counter()
+            call = _Call(context)
             if porter is not None:
                 porter.meet(context)
             try:
@@ -174,9 +209,9 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
                     async for answered in answers:
                         yield answered
             except BaseException as error:
-                called(method, _status(context, start, error))
+                self._ended(method, call, error)
                 raise
-            called(method, _status(context, start))
+            self._ended(method, call)
 
         return counted
 
@@ -209,18 +244,3 @@ def _refusing(refusal: RequestError) -> Handler:
         await abort(context, refusal)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-def _status(context: Context, start: float, error: BaseException | None = None) -> str:
-    """The name of the status that a call ends with whose handler began at `start`, and raised `error`."""
-    if (code := context.code()) is not None:
-        name: str = code.name
-        return name
-    if error is None:
-        return "OK"
-    if not isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return "UNKNOWN"
-    left_s = context.time_remaining()
-    # Deadlines travel with two or three digits, rounded up: the client's own is up to 1 % sooner.
-    is_over = left_s is not None and left_s <= 0.001 + 0.01 * (time.perf_counter() - start)
-    return "DEADLINE_EXCEEDED" if is_over else "CANCELLED"

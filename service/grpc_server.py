@@ -60,6 +60,7 @@ class GrpcServer:
             telemetry,
             max_calls=max_calls,
             admission=lambda method, metadata: early_refusal(desk(), method, metadata),
+            is_short=lambda timeout_s: desk().is_short(timeout_s),
             porter=porter,
         )
         self._server = grpc.aio.server(interceptors=[edge], options=options)

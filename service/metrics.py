@@ -56,7 +56,15 @@ AUTH_OUTCOMES = (
     "scope_missing",
 )
 
-SHED = ("bulk_full", "calls_full", "latency", "messages_full", "queue_full", "queue_slow")
+SHED = (
+    "bulk_full",
+    "calls_full",
+    "deadline_short",
+    "latency",
+    "messages_full",
+    "queue_full",
+    "queue_slow",
+)
 # Methods over gRPC that answer products, and how their calls end where that is the service's fault.
 UNARY_METHODS = ("/aisle.v1.Classifier/Classify", "/inference.GRPCInferenceService/ModelInfer")
 METHODS = ("/aisle.v1.Classifier/ClassifyStream", *UNARY_METHODS)
@@ -83,6 +91,11 @@ class Metrics:
             "aisle_errors", "Requests and products not answered, by reason", ["reason"]
         )
         self.shed = self._counter("aisle_shed_products", "Products shed, by why", ["reason"])
+        self.short_deadlines = self._counter(
+            "aisle_short_deadlines",
+            "Requests that ended with 504 or DEADLINE_EXCEEDED after less time than is promised, as their "
+            "clients chose",
+        )
         self.auth = self._counter(
             "aisle_auth", "Calls that a key was asked for, by what became of them", ["outcome"]
         )

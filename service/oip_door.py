@@ -115,7 +115,7 @@ class OipDoor:
                 query = read_query(request.headers, body)
             reply = await desk.classify(query.given, Ask(top_k=query.top_k), terms)
         except RequestError as error:
-            desk.telemetry.error(error.reason)
+            desk.telemetry.refused(error)
             return _refusal(error)
         desk.telemetry.faults(reply.outcomes)
         worst = worst_fault(reply.outcomes)

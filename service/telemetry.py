@@ -17,6 +17,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from aisle.prediction import Prediction, Role
 from service.engine import Batch, Engine, Outcome
+from service.errors import DEADLINE_SHORT, LATE_STATUS, RequestError
 from service.metrics import Metrics
 
 CONFIDENCES = 4  # of a batch, that go into a model's own histogram
@@ -62,6 +63,16 @@ class Telemetry:
 
     def error(self, reason: str) -> None:
         self._metrics.errors.labels(reason).inc()
+
+    def refused(self, error: RequestError) -> None:
+        """A request over HTTP has no answer, as a whole."""
+        self.error(error.reason)
+        if (error.status, error.reason) == (LATE_STATUS, DEADLINE_SHORT):
+            self.ran_short()
+
+    def ran_short(self) -> None:
+        """A request ended without an answer after less time than is promised, as its client chose."""
+        self._metrics.short_deadlines.inc()
 
     def called(self, method: str, code: str, seconds: float | None = None) -> None:
         """A call over gRPC has ended; after `seconds`, where it is a unary one that was answered."""

@@ -11,6 +11,9 @@ from service.errors import RequestError
 
 PRIORITY = "Aisle-Priority"
 TIMEOUT = "Aisle-Timeout-Ms"
+# Seconds in which an answer is promised: the latency objective of 1 s (monitoring/prometheus/rules.yml), less
+# what a deadline over gRPC loses on its way.
+PROMISED_S = 0.9
 _MAX_DIGITS = 9
 
 

@@ -47,6 +47,19 @@ def test_who_could_not_be_answered_in_time_is_refused_at_once(gate: Gate) -> Non
         assert str(refusal) == "request: found an answer that may take 1.4 s, wanted one within 1.26 s"
 
 
+@pytest.mark.parametrize(("promised_s", "reason"), [(0.8, "deadline_short"), (0.7, "queue_slow")])
+def test_who_is_refused_though_an_answer_is_as_near_as_promised_chose_too_little(
+    promised_s: float, reason: str
+) -> None:
+    gate = Gate(max_queue=4 * BATCH, max_bulk=100, batch=BATCH, promised_s=promised_s)
+    gate.measured(products=8, seconds=0.8)
+    with gate.interactive(5, timeout_s=2):
+        refusal = gate.refusal(1, timeout_s=0.5)
+        assert refusal is not None
+        assert str(refusal) == "request: found an answer that may take 0.75 s, wanted one within 0.5 s"
+        assert (refusal.status, refusal.reason) == (429, reason)
+
+
 def test_an_idle_worker_tries_however_slow_it_was(gate: Gate) -> None:
     gate.measured(products=1, seconds=8)  # a stall
     assert gate.refusal(1, timeout_s=1) is None

@@ -218,14 +218,42 @@ def test_a_client_says_how_long_it_waits(service: TinyService) -> None:
     answer = service.classify([{"title": "a"}], headers={"Aisle-Timeout-Ms": "50"})
     assert answer.status_code == 504
     assert answer.json()["error"]["found"] == "no answer after 0.05 s"
-    service.gate.measured(products=10, seconds=2)
+    service.gate.measured(products=10, seconds=5)
     with service.gate.interactive(1, timeout_s=9):
         refused = service.classify([{"title": "a"}], headers={"Aisle-Timeout-Ms": "50"})
     assert (refused.status_code, refused.json()["error"]["reason"]) == (429, "queue_slow")
 
 
+@pytest.mark.parametrize("path", ["/v1/classify", "/v2/models/aisle-classifier/infer"])
+def test_a_time_shorter_than_is_promised_is_the_clients_own_affair(service: TinyService, path: str) -> None:
+    service.dispatch.delay_s = 5
+    service.gate.promised_s = 0.1
+    product = {"name": "title", "datatype": "BYTES", "shape": [1], "data": ["a"]}
+    body = {"products": [{"title": "a"}]} if path == "/v1/classify" else {"inputs": [product]}
+
+    def ask(timeout_ms: int) -> tuple[int, float | None]:
+        answer = service.client.post(path, json=body, headers={"Aisle-Timeout-Ms": str(timeout_ms)})
+        return answer.status_code, service.sample("aisle_short_deadlines_total")
+
+    assert ask(1) == (504, 1)
+    assert ask(99) == (504, 2)
+    assert ask(100) == (504, 2)
+    assert service.sample("aisle_errors_total", reason="deadline_short") == 2
+    assert service.sample("aisle_errors_total", reason="timeout") == 1
+
+
+def test_a_refusal_is_the_clients_own_affair_where_an_answer_is_near(service: TinyService) -> None:
+    service.gate.measured(products=10, seconds=3)
+    with service.gate.interactive(1, timeout_s=9):  # an answer is expected in 0.75 s
+        hurried = service.classify([{"title": "a"}], headers={"Aisle-Timeout-Ms": "50"})
+    assert (hurried.status_code, hurried.json()["error"]["reason"]) == (429, "deadline_short")
+    assert service.sample("aisle_shed_products_total", reason="deadline_short") == 1
+    assert service.sample("aisle_shed_products_total", reason="queue_slow") == 0
+    assert service.sample("aisle_short_deadlines_total") == 0  # it ended with no 504
+
+
 def test_who_would_wait_too_long_is_refused_before_the_body_is_parsed(service: TinyService) -> None:
-    service.gate.measured(products=10, seconds=2)
+    service.gate.measured(products=10, seconds=5)
     headers = {"Aisle-Timeout-Ms": "50", "Content-Type": "application/json"}
     with service.gate.interactive(1, timeout_s=9):
         refused = service.client.post("/v1/classify", content=b"not JSON", headers=headers)

@@ -19,11 +19,11 @@ from aisle.text import TextEncoder
 from service.grpc_door import STREAM_WINDOW, GrpcDoor
 from service.grpc_server import GrpcServer
 from service.guard import HeldBytes
+from service.metrics import FAULTY_CODES, METHODS, UNARY_METHODS
 from service.protos import classifier_pb2 as pb
 from service.protos import inference_pb2 as oip_pb
 from service.protos.classifier_pb2_grpc import ClassifierStub
 from service.protos.inference_pb2_grpc import GRPCInferenceServiceStub
-from service.metrics import FAULTY_CODES, METHODS, UNARY_METHODS
 
 CLASSIFY, STREAM = "/aisle.v1.Classifier/Classify", "/aisle.v1.Classifier/ClassifyStream"
 ONE = pb.ClassifyRequest(products=[pb.Product(title="train")])
@@ -163,6 +163,7 @@ def test_a_client_that_leaves_stops_the_work_and_is_counted(service: TinyService
 
 def test_a_deadline_that_is_over_is_no_client_that_left(service: TinyService) -> None:
     service.dispatch.delay_s = LONG_S
+    service.gate.promised_s = 0.5
 
     async def run() -> None:
         async with served(service) as channel:
@@ -174,6 +175,48 @@ def test_a_deadline_that_is_over_is_no_client_that_left(service: TinyService) ->
 
     asyncio.run(run())
     assert counted(service) == {(CLASSIFY, "DEADLINE_EXCEEDED"): 2}
+    assert service.sample("aisle_short_deadlines_total") == 1
+
+
+def test_a_deadline_as_long_as_is_promised_is_no_short_one(service: TinyService) -> None:
+    service.dispatch.delay_s = LONG_S
+
+    async def run() -> None:
+        async with served(service) as channel:
+            stream = ClassifierStub(channel).ClassifyStream(timeout=1.5)
+            await stream.write(ONE)
+            ends = await asyncio.gather(
+                stream.code(), ClassifierStub(channel).Classify(ONE, timeout=1.5).code()
+            )
+            assert ends == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
+            await until(lambda: sum(counted(service).values()) == 2)
+
+    asyncio.run(run())
+    assert service.sample("aisle_short_deadlines_total") == 0
+
+
+def test_short_deadlines_count_once_a_call_and_only_where_products_are_answered(service: TinyService) -> None:
+    service.dispatch.delay_s = LONG_S
+
+    wanted = {(STREAM, "DEADLINE_EXCEEDED"), ("/grpc.health.v1.Health/Watch", "DEADLINE_EXCEEDED")}
+
+    async def run() -> None:
+        async with served(service) as channel:
+            calls = 0
+            # Where the client's own clock ends a call a few milliseconds too soon, it is one that left.
+            while not wanted <= set(counted(service)):
+                watch = health_pb2_grpc.HealthStub(channel).Watch(
+                    health_pb2.HealthCheckRequest(), timeout=0.2
+                )
+                stream = ClassifierStub(channel).ClassifyStream(timeout=0.2)
+                for _ in range(3):
+                    await stream.write(ONE)
+                await asyncio.gather(stream.code(), watch.code())
+                calls += 2
+                await until(lambda: sum(counted(service).values()) == calls)  # noqa: B023 - asked at once
+
+    asyncio.run(asyncio.wait_for(run(), LONG_S))
+    assert service.sample("aisle_short_deadlines_total") == counted(service)[STREAM, "DEADLINE_EXCEEDED"]
 
 
 def test_a_stream_still_streams_and_counts_once_at_its_end(service: TinyService) -> None:

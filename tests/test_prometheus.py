@@ -29,6 +29,7 @@ from service.features import FAILURES
 from service.metrics import FAULTS, FAULTY_CODES, METHODS, SECONDS, STAGES
 from service.protos import classifier_pb2 as pb
 from service.protos.classifier_pb2_grpc import ClassifierStub
+from service.terms import PROMISED_S
 
 MONITORING = ROOT / "monitoring"
 PROMETHEUS = MONITORING / "prometheus"
@@ -135,6 +136,7 @@ def test_the_latency_objective_is_a_bucket_of_the_service() -> None:
     limits = {float(le) for _, e in EXPRESSIONS for le in re.findall(r'le="([\d.]+)"', e)}
     assert limits == {1.0}
     assert limits <= set(SECONDS)
+    assert min(limits) > PROMISED_S  # nobody is promised more than the objective says
 
 
 def test_reasons_that_rules_ask_for_begin_at_zero() -> None:
