@@ -20,12 +20,18 @@ from aisle.fusion import fusion_logits
 from aisle.image import ImageEncoder, ImageSettings, decode_with_size, image_hash
 from aisle.neighbours import Neighbours
 from aisle.packed import pack
-from aisle.prediction import Candidate, Explanation, Neighbour, Prediction, PredictionSet, Source
+from aisle.prediction import (
+    DEFAULT_TOP_K,
+    Candidate,
+    Explanation,
+    Neighbour,
+    Prediction,
+    PredictionSet,
+    Source,
+)
 from aisle.product import Product
 from aisle.taxonomy import Taxonomy
 from aisle.text import TextEncoder, TextSettings, clean_text, text_hash
-
-DEFAULT_TOP_K = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

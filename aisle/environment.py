@@ -17,6 +17,9 @@ from aisle.errors import SettingError
 _ESCAPED = " (@ : / ? # and % of a password as %40 and so on)"
 _HOSTS = re.compile(r"((\[[0-9A-Fa-f:.]+\]|[^\[\]:,]*)(:\d+)?(,|$))*")
 
+# BentoML, Evidently and Feast report usage to their makers unless told not to.
+QUIET = {"BENTOML_DO_NOT_TRACK": "true", "DO_NOT_TRACK": "1", "ANONYMIZED_TELEMETRY": "False"}
+
 T = TypeVar("T")
 Check = tuple[Callable[[str], Any], str]  # text to value (ValueError where it is not), and what is wanted
 
@@ -26,28 +29,29 @@ def text(wanted: str) -> Check:
 
 
 def integer(least: int, most: int) -> Check:
-    def parse(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise ValueError
-        return value
-
-    return parse, f"a whole number from {least:,} to {most:,}"
+    return _between(int, least, most), f"a whole number from {least:,} to {most:,}"
 
 
 def seconds(least: float, most: float) -> Check:
+    return _between(float, least, most), f"seconds from {least:g} to {most:g}"
+
+
+def days(least: float, most: float) -> Check:
+    return _between(float, least, most), f"days from {least:g} to {most:g}"
+
+
+def share(least: float = 0.0, most: float = 1.0) -> Check:
+    return _between(float, least, most), f"a share from {least:g} to {most:g}"
+
+
+def _between(kind: type[int] | type[float], least: float, most: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
-        value = float(text)
+        value = kind(text)
         if not least <= value <= most:
             raise ValueError
         return value
 
-    return parse, f"seconds from {least:g} to {most:g}"
-
-
-def days(least: float, most: float) -> Check:
-    parse, _ = seconds(least, most)
-    return parse, f"days from {least:g} to {most:g}"
+    return parse
 
 
 def one_of(*choices: str) -> Check:
@@ -78,16 +82,6 @@ def redis_url() -> Check:
         return _whole_url(text)
 
     return parse, f"a URL such as redis://host:6379{_ESCAPED}, or nothing for a private development server"
-
-
-def share(least: float = 0.0, most: float = 1.0) -> Check:
-    def parse(text: str) -> float:
-        value = float(text)
-        if not least <= value <= most:
-            raise ValueError
-        return value
-
-    return parse, f"a share from {least:g} to {most:g}"
 
 
 def database_url() -> Check:

@@ -66,7 +66,8 @@ class ImageEncoder:
         return next(chain(self.model.parameters(), self.model.buffers())).device
 
     def encode(self, pixels_BHWC: np.ndarray) -> np.ndarray:
-        """Float32 [B, D] of uint8 pixels [B, size, size, 3] from `decode_image`; B may be 0."""
+        """Float32 [B, D] of uint8 pixels [B, size, size, 3] from `decode_image`; B may be 0. Raises
+        EncoderError for others."""
         size = self.settings.size
         if pixels_BHWC.dtype != np.uint8 or pixels_BHWC.shape[1:] != (size, size, 3):
             raise EncoderError(

@@ -41,6 +41,7 @@ from aisle.ledger_rows import (
     CANARY,
     CHALLENGER,
     CHAMPION,
+    DRIFT_STATE,
     SHADOW,
     Deployment,
     Event,
@@ -60,6 +61,7 @@ from aisle.ledger_tables import REVISION, deployments, events, labels, predictio
 __all__ = [
     "CHALLENGER",
     "CHAMPION",
+    "DRIFT_STATE",
     "SHADOW",
     "Deployment",
     "Event",
@@ -113,7 +115,8 @@ class Ledger:
 
     @classmethod
     def open(cls, url: str) -> Ledger:
-        """Connect lazily: nothing is touched, so this succeeds while the database is away."""
+        """Connect lazily: nothing is touched, so this succeeds while the database is away. Raises LedgerError
+        for a URL that cannot be used."""
         try:
             parsed = make_url(url)
             if parsed.drivername == "postgresql":

@@ -19,6 +19,7 @@ from aisle.prediction import Role
 
 CHAMPION, CANARY, SHADOW = (role.value for role in Role)  # plain text, as the tables hold them
 CHALLENGER = "challenger"  # the other role of a deployment
+DRIFT_STATE = "drift.state"  # the kind of events in which the monitor tells of its last window
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -91,7 +91,8 @@ def decode_image(data: bytes, settings: ImageSettings) -> np.ndarray:
 
 
 def decode_with_size(data: bytes, settings: ImageSettings) -> tuple[np.ndarray, tuple[int, int]]:
-    """`decode_image`, and the (width, height) in pixels that the picture was uploaded with."""
+    """`decode_image`, and the (width, height) in pixels that the picture was uploaded with. Raises
+    ProductError."""
     header = read_header(data)
     try:
         return _decode(header, settings)

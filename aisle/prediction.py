@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from aisle.taxonomy import Category
 
+DEFAULT_TOP_K = 5  # candidates of an answer, where nobody asks for another number
+
 
 class Source(StrEnum):
     """Where the vector of a modality came from."""

@@ -62,7 +62,8 @@ def save_encoder(encoder: Encoder, name: str, scratch: Path) -> str:
 
 
 def save_bundle(folder: Path, version: str, metadata: Mapping[str, Any]) -> str:
-    """Register the bundle in `folder` as aisle-classifier:<version>; return the tag."""
+    """Register the bundle in `folder` as aisle-classifier:<version>; return the tag. Raises BundleError where
+    that version is there already."""
     tag = f"{CLASSIFIER}:{version}"
     with _writing():
         if _exists(tag):
@@ -130,7 +131,8 @@ def find(tag: str) -> Path:
 
 
 def resolve(tag: str) -> str:
-    """`name:latest` as the newest finished version; any other tag as it is."""
+    """`name:latest` as the newest finished version; any other tag as it is. Raises BundleError where there is
+    no version."""
     name, _, version = tag.partition(":")
     if version not in ("", "latest"):
         return tag

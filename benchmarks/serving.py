@@ -31,6 +31,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 
 from aisle.development_redis import ensure_development_redis
+from aisle.environment import QUIET
 from aisle.product import Product
 from benchmarks.bodies import write_bodies
 from benchmarks.products import make_products
@@ -69,13 +70,6 @@ PACKAGES = (
     "litserve",
     "ray",
 )
-QUIET = {
-    "BENTOML_DO_NOT_TRACK": "true",
-    "DO_NOT_TRACK": "1",
-    "ANONYMIZED_TELEMETRY": "False",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_OFFLINE": "1",
-}
 VECTORS = {  # where ours must come from, for the figures to be about what they say
     "known": {"text": "stored", "image": "computed"},
     "grpc": {"text": "stored", "image": "computed"},
@@ -149,7 +143,14 @@ def main(
 
 def prepare(home: Path, seconds: float) -> tuple[Stage, dict[str, Any]]:
     """Make the model and the request bodies below `home`; run the bare loop, whose answers are true."""
-    environ = {**os.environ, **QUIET, "AISLE_HOME": str(home), "BENTOML_HOME": str(home / "bentoml")}
+    environ = {
+        **os.environ,
+        **QUIET,
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "AISLE_HOME": str(home),
+        "BENTOML_HOME": str(home / "bentoml"),
+    }
     os.environ.update(environ)
     environ["AISLE_REDIS_URL"] = url = ensure_development_redis(home / "redis")
     # Photos come again and again here; written back, their vectors would be stored from the second time.

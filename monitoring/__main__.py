@@ -8,11 +8,9 @@ import warnings
 
 from rich.console import Console
 
+from aisle.environment import QUIET
 from aisle.errors import AisleError
 from monitoring.settings import Settings
-
-# BentoML, Evidently and Feast report usage to their makers unless told not to.
-QUIET = {"BENTOML_DO_NOT_TRACK": "true", "DO_NOT_TRACK": "1", "ANONYMIZED_TELEMETRY": "False"}
 
 
 def main() -> None:

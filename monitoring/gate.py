@@ -77,7 +77,7 @@ def decide(champion: pd.DataFrame, challenger: pd.DataFrame) -> Decision:
 
 
 def compare(champion: pd.DataFrame, challenger: pd.DataFrame, name: str) -> Comparison:
-    """The two on the set `name`."""
+    """The two on the set `name`. Raises AisleError where they did not answer the same products."""
     ours, theirs = (
         frame[frame.set == name].sort_values("product_id", ignore_index=True)
         for frame in (champion, challenger)

@@ -10,7 +10,7 @@ from threading import Event
 
 from aisle.bundle import Bundle
 from aisle.errors import AisleError, BundleError
-from aisle.ledger import Ledger, PredictionRecord
+from aisle.ledger import DRIFT_STATE, Ledger, PredictionRecord
 from monitoring.drift import DriftTest, Verdict, any_alarm
 from monitoring.exporter import Exporter
 from monitoring.quality import EVENT as QUALITY_ALARM
@@ -20,7 +20,6 @@ from monitoring.settings import Settings
 from monitoring.streams import Streams, each_product_once, reference_streams, window_streams
 
 DRIFT_ALARM = "drift.alarm"
-DRIFT_STATE = "drift.state"
 STATE_EVERY_S = 60.0  # so that its age says whether the monitor lives
 logger = logging.getLogger("aisle.monitoring")
 

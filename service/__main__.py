@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from aisle.environment import QUIET
 from aisle.errors import AisleError, KeysError, LedgerError, SettingError
 from aisle.ledger import CHAMPION, Ledger, ledger_url
 from aisle.manifest import verify_manifest
@@ -34,9 +35,7 @@ cli.add_typer(keys, name="keys")
 
 console = Console(width=None if sys.stdout.isatty() else 160)
 
-# BentoML, Evidently and Feast report usage to their makers unless told not to.
 ROOT = Path(__file__).parents[1]  # the checkout, or `src` of a bento
-QUIET = {"BENTOML_DO_NOT_TRACK": "true", "DO_NOT_TRACK": "1", "ANONYMIZED_TELEMETRY": "False"}
 
 
 @cli.command()
@@ -162,7 +161,8 @@ def check_model(settings: Settings) -> None:
 
 
 def adopt_from_bento() -> bool:
-    """Whether this code runs from a bento that carries a classifier, which is in the store then."""
+    """Whether this code runs from a bento that carries a classifier, which is in the store then. Ends the
+    command with one line where its model is damaged."""
     from aisle import store
 
     if not (ROOT.parent / "bento.yaml").is_file():
@@ -202,6 +202,7 @@ def _nothing_held() -> str:
 
 
 def open_ledger(settings: Settings) -> Ledger:
+    """The ledger with its tables, for who can do nothing without. Raises LedgerError."""
     ledger = Ledger.open(ledger_url(settings.home, settings.database_url))
     ledger.create_tables()
     return ledger

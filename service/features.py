@@ -381,6 +381,7 @@ def _open_store(home: Path, redis_url: str, *, deadline_s: float) -> FeatureStor
         )
     # The reader's own deadline, which is never longer, is what an answer waits for.
     timeout_s = deadline_s + MOST_READ_S
+    # Feast fills feature_store.yaml from variables alone.
     os.environ.update(feast_environment(home, redis_url, timeout_s=timeout_s))
     for attempt in range(_REGISTRY_ATTEMPTS):
         store = FeatureStore(repo_path=str(REPOSITORY))

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 
 from aisle.errors import ProductError
-from aisle.prediction import Candidate, Explanation, Prediction, PredictionSet, Source
+from aisle.prediction import DEFAULT_TOP_K, Candidate, Explanation, Prediction, PredictionSet, Source
 from aisle.product import Product
 from service.desk import Desk, Given, Reply, worst_fault
 from service.engine import Outcome
@@ -18,7 +18,7 @@ from service.guard import HeldBytes
 from service.protos import classifier_pb2 as pb
 from service.protos.classifier_pb2_grpc import ClassifierServicer
 from service.terms import Priority, Terms
-from service.wire import DEFAULT_TOP_K, MAX_PRODUCTS, MAX_TOP_K, Ask
+from service.wire import MAX_PRODUCTS, MAX_TOP_K, Ask
 
 STREAM_WINDOW = 4  # requests of one stream that are under way at once: decoding beside the model
 

@@ -29,8 +29,6 @@ from service.errors import (
 _DIGITS = 18  # of a length that is read as a number
 _LINGER_S = 2.0  # how long a refused body is read on, so that its sender sees the answer and no reset
 _STRANGER_BYTES = 2**20  # and how much of it, from who has no key
-
-
 _TASKS = "aisle.tasks"  # in a scope: those that answer the request, beside the guard's own
 
 

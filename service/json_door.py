@@ -41,13 +41,14 @@ def read_json(content_type: str, body: bytes) -> tuple[list[Given], Ask]:
     return [_product_of(product) for product in request.products], _ask(request)
 
 
-def check_content_type(content_type: str, path: str) -> None:
-    """Raises RequestError unless it is JSON's."""
+def check_content_type(content_type: str, path: str, wanted: str = "application/json") -> None:
+    """Raises RequestError (415) unless it is the one that is wanted, whatever its parameters."""
     media_type = content_type.partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    if media_type != wanted:
         found = repr(media_type[:60]) if media_type else "none"
-        wanted = f"application/json for {path}"
-        raise RequestError(415, "content_type", field="Content-Type", found=found, wanted=wanted)
+        raise RequestError(
+            415, "content_type", field="Content-Type", found=found, wanted=f"{wanted} for {path}"
+        )
 
 
 def parse_json(body: bytes) -> Any:
@@ -125,7 +126,7 @@ def _product_of(given: ProductIn) -> Given:
 
 
 def _envelope_error(detail: ErrorDetails) -> RequestError:
-    field = _field(detail, "body")
+    field = field_of(detail, "body")
     if detail["type"] == "extra_forbidden":
         return RequestError(
             422, "field_unknown", field=field, found="an unknown field", wanted=_one_of(Envelope)
@@ -141,7 +142,7 @@ def _envelope_error(detail: ErrorDetails) -> RequestError:
 
 
 def _product_error(detail: ErrorDetails) -> ProductError:
-    field = _field(detail, "product")
+    field = field_of(detail, "product")
     if detail["type"] == "extra_forbidden":
         wanted = _one_of(ProductIn)
         return ProductError("field_unknown", field=field, found="an unknown field", wanted=wanted)
@@ -153,7 +154,8 @@ def _product_error(detail: ErrorDetails) -> ProductError:
     return ProductError("value_wrong", field=field, found=found, wanted=wanted)
 
 
-def _field(detail: ErrorDetails, whole: str) -> str:
+def field_of(detail: ErrorDetails, whole: str) -> str:
+    """The field that a validation error is of; `whole` where it is of no field."""
     name = ".".join(str(part) for part in detail["loc"])
     return shortened(name) or whole
 

@@ -72,7 +72,7 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="From `keys 
 
 
 def open_book() -> KeyBook:
-    """The key file that AISLE_KEYS names."""
+    """The key file that AISLE_KEYS names. Raises typer.BadParameter where a variable is wrong."""
     try:
         return KeyBook(Settings.from_environment().keys_file)
     except SettingError as error:

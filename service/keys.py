@@ -30,6 +30,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
 _VERSION = 1
 _LAST_S = 2.5e11  # in the year 9892: dates end soon after
 _FOR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_LOOK_S = 1.0  # between looks at the file: a revoked key works no longer
 
 
 class Scope(StrEnum):
@@ -212,9 +213,6 @@ def _unwritable(file: Path, error: OSError) -> KeysError:
         f"{file}: found a place that cannot be written ({error.strerror}), wanted a folder where this "
         "process may replace the file"
     )
-
-
-_LOOK_S = 1.0  # between looks at the file: a revoked key works no longer
 
 
 class KeyRing:

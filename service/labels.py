@@ -11,7 +11,7 @@ from aisle.errors import ProductError
 from aisle.ledger import Label, Ledger
 from aisle.taxonomy import Taxonomy
 from service.errors import RequestError, error_object
-from service.json_door import check_content_type, describe, parse_json
+from service.json_door import check_content_type, describe, field_of, parse_json
 from service.ledger_reader import LedgerReader
 from service.wire import MAX_LABELS, LabelIn, LabelsEnvelope
 
@@ -86,7 +86,7 @@ def read_labels(content_type: str, body: bytes) -> list[Given]:
         envelope = LabelsEnvelope.model_validate(data)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in detail["loc"])[:60] or "body"
+        field = field_of(detail, "body")
         wanted = f"an object with labels, a list of 1 to {MAX_LABELS:,} labels"
         raise RequestError(
             422, "value_wrong", field=field, found=describe(detail["input"]), wanted=wanted
@@ -99,7 +99,7 @@ def _read_label(data: Any) -> Given:
         given = LabelIn.model_validate(data)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in detail["loc"])[:60] or "label"
+        field = field_of(detail, "label")
         wanted = "an object with prediction_id or product_id, category, and source if it is not review"
         if detail["loc"] and detail["loc"][0] in LabelIn.model_fields:
             wanted = str(LabelIn.model_fields[str(detail["loc"][0])].description)

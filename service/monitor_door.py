@@ -13,15 +13,14 @@ from typing import Any
 
 import psutil
 
-from aisle.ledger import Deployment, Event, Ledger, PredictionFilter, PredictionRecord
+from aisle.ledger import DRIFT_STATE, Deployment, Event, Ledger, PredictionFilter, PredictionRecord
+from aisle.wilson import wilson
 from service.errors import RequestError
 from service.ledger_reader import LedgerReader
 from service.ledger_wire import time_text
 from service.telemetry import Telemetry
 
 NEWEST = 1_000  # predictions, and labels, that are "of late"
-DRIFT_STATE = "drift.state"  # what the monitor records of its last window
-_Z_95 = 1.959964  # two-sided
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +95,6 @@ def _accuracy(late: Late | None) -> dict[str, Any] | None:
         return None
     low, high = wilson(late.correct, late.labels)
     return {"value": late.correct / late.labels, "low": low, "high": high, "labels": late.labels}
-
-
-def wilson(correct: int, of: int) -> tuple[float, float]:
-    share, z2 = correct / of, _Z_95**2
-    centre = (share + z2 / (2 * of)) / (1 + z2 / of)
-    half = _Z_95 / (1 + z2 / of) * math.sqrt(share * (1 - share) / of + z2 / (4 * of**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _drift(late: Late | None, model: str) -> Mapping[str, Any] | None:

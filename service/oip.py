@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from aisle.errors import ProductError
-from aisle.prediction import Prediction
+from aisle.prediction import DEFAULT_TOP_K, Prediction
 from aisle.product import Product
 from service.desk import Given, Reply
 from service.errors import RequestError
-from service.wire import DEFAULT_TOP_K, MAX_PRODUCTS, MAX_TOP_K
+from service.wire import MAX_PRODUCTS, MAX_TOP_K
 
 MODEL = "aisle-classifier"
 PLATFORM = "aisle"

@@ -18,7 +18,7 @@ from aisle.errors import ProductError
 from service import oip
 from service.desk import PRODUCT_FAULT_STATUS, Desk, Given, Reply, worst_fault
 from service.errors import OIP_PATH, RequestError, json_response, sendable, sentence_response
-from service.json_door import broken_text, describe, encodable_json, parse_json
+from service.json_door import broken_text, describe, encodable_json, field_of, parse_json
 from service.terms import read_terms
 from service.wire import Ask
 
@@ -133,7 +133,7 @@ def read_query(headers: Mapping[str, str], body: bytes) -> Query:
         request = InferIn.model_validate(data)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in detail["loc"])[:60] or "body"
+        field = field_of(detail, "body")
         found = "nothing" if detail["type"] == "missing" else describe(detail["input"])
         wanted = "inputs with name, shape, datatype and data"
         raise RequestError(422, "value_wrong", field=field, found=found, wanted=wanted) from error

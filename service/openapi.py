@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from aisle.prediction import DEFAULT_TOP_K
 from service import predictions_door, product_door
 from service.ledger_wire import Parameter
 from service.wire import (
@@ -98,7 +99,7 @@ _FORM = {
         "product_id": {"type": "string"},
         "title": {"type": "string"},
         "description": {"type": "string"},
-        "top_k": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": 5},
+        "top_k": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFAULT_TOP_K},
         "explain": {"type": "string", "enum": ["true", "false"], "default": "false"},
         "image": {"type": "string", "contentMediaType": "application/octet-stream"},
     },

@@ -19,6 +19,7 @@ from service.keys import MAX_KEYS
 from service.wire import MAX_PRODUCTS
 
 _TIME = struct.Struct("<d")
+_ROUNDING_S = 1e-9  # a wait that is only what sums of floats lose
 _LONGEST_WAIT_S = 0.001  # for the lock: another worker holds it for microseconds, unless it was stopped then
 
 
@@ -44,7 +45,7 @@ class Rates:
                 busy_until = now
             wanted = busy_until + products / rate
             wait_s: float = max(0.0, wanted - now - burst_s)
-            if wait_s < 1e-9:
+            if wait_s < _ROUNDING_S:
                 _TIME.pack_into(self._times, place, wanted)
                 return 0.0
             return wait_s

@@ -14,10 +14,12 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from aisle.errors import ProductError
+from aisle.prediction import DEFAULT_TOP_K
 from aisle.product import Product
 from service.desk import Given
 from service.errors import RequestError
-from service.wire import DEFAULT_TOP_K, MAX_TOP_K, Ask
+from service.json_door import check_content_type
+from service.wire import MAX_TOP_K, Ask
 
 TEXT_FIELDS = ("product_id", "title", "description", "top_k", "explain")
 FIELDS = (*TEXT_FIELDS, "image")
@@ -29,12 +31,9 @@ _TOP_K = TypeAdapter(Annotated[int, Field(ge=1, le=MAX_TOP_K)])
 async def read_upload(headers: Mapping[str, str], body: bytes) -> tuple[Given, Ask]:
     """The product of a form, and what is wanted of its answer. Raises RequestError for a fault of the form
     itself."""
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "multipart/form-data":
-        found = repr(media_type[:60]) if media_type else "none"
-        wanted = "multipart/form-data for /v1/classify/upload"
-        raise RequestError(415, "content_type", field="Content-Type", found=found, wanted=wanted)
-    charset = _charset(headers.get("content-type", ""))
+    content_type = headers.get("content-type", "")
+    check_content_type(content_type, "/v1/classify/upload", "multipart/form-data")
+    charset = _charset(content_type)
     if charset not in ("utf-8", "utf8"):  # the parser would decode with any of Python's codecs
         raise RequestError(
             415, "charset", field="Content-Type", found=f"charset {charset[:40]!r}", wanted="charset utf-8"

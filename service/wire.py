@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from aisle.errors import ProductError
-from aisle.prediction import Candidate, Explanation, Prediction, PredictionSet
+from aisle.prediction import DEFAULT_TOP_K, Candidate, Explanation, Prediction, PredictionSet
 from aisle.product import MAX_PRODUCT_ID_CHARS
 from service.errors import RequestError, error_object
 
@@ -16,7 +16,6 @@ MAX_PRODUCTS = 256
 MAX_TOP_K = 100
 MAX_LABELS = 1_000
 MAX_CODE_CHARS = 128
-DEFAULT_TOP_K = 5
 
 _NO_CONTROLS = r"^[^\x00-\x1f]+$"  # PostgreSQL cannot hold a NUL
 _GIF = "R0lGODlhAQABAIAAAP///wAAACH5BAAAAAAALAAAAAABAAEAAAICRAEAOw=="  # a whole picture of one white pixel

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.confidence import reliability, risk_coverage, wilson
+from training.confidence import reliability, risk_coverage
 from training.figures import draw_reliability, draw_risk_coverage, png, svg
 
 
@@ -18,22 +18,6 @@ def test_bins_hold_what_falls_into_them() -> None:
         (0.9, 1, 1.0),
     ]
     assert found[1].confidence == pytest.approx(0.57)
-
-
-def test_wilson_bounds_are_those_of_the_book() -> None:
-    """81 of 263, Newcombe (1998), table I, method 3."""
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson(0, 20)[0] == 0
-    assert wilson(20, 20)[1] == pytest.approx(1)
-
-
-def test_the_interval_covers_the_truth_in_95_of_100() -> None:
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(1_000):
-        low, high = wilson(int((rng.random(50) < 0.9).sum()), 50)
-        covered += low <= 0.9 <= high
-    assert covered >= 950 - 2 * np.sqrt(1_000 * 0.05 * 0.95)
 
 
 def test_risk_of_the_surest_share_by_hand() -> None:

@@ -16,7 +16,6 @@ from aisle.ledger import Label, Ledger, ledger_url
 from aisle.text import TextEncoder
 from service.errors import RequestError
 from service.ledger_reader import MAX_READS, LedgerReader
-from service.monitor_door import wilson
 
 
 @pytest.fixture
@@ -91,14 +90,6 @@ def test_without_its_ledger_it_still_answers(
     )
     answer = away.client.get("/v1/monitor")
     assert (answer.status_code, answer.json()["ledger"]) == (200, "ledger_unavailable")
-
-
-@pytest.mark.parametrize(
-    ("correct", "of", "wanted"),
-    [(0, 10, (0.0, 0.2775)), (10, 10, (0.7225, 1.0)), (50, 100, (0.4038, 0.5962))],
-)
-def test_intervals_are_wilsons(correct: int, of: int, wanted: tuple[float, float]) -> None:
-    assert wilson(correct, of) == pytest.approx(wanted, abs=1e-4)
 
 
 def test_only_so_many_read_at_once(tmp_path: Path) -> None:

@@ -7,12 +7,10 @@ import sys
 import warnings
 
 from aisle.allocator import keep_freed_memory
+from aisle.environment import QUIET
 from aisle.errors import AisleError
 from training.progress import console
 from training.settings import Settings
-
-# BentoML and Feast report usage to their makers unless told not to.
-QUIET = {"BENTOML_DO_NOT_TRACK": "true", "ANONYMIZED_TELEMETRY": "False", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def main() -> None:
@@ -22,7 +20,8 @@ def main() -> None:
     except AisleError as error:
         sys.exit(f"error: {error}")
     # BentoML reads these when it is imported, which `training.commands` does.
-    for name, value in {**QUIET, "BENTOML_HOME": str(environment.home / "bentoml")}.items():
+    own = {"TOKENIZERS_PARALLELISM": "false", "BENTOML_HOME": str(environment.home / "bentoml")}
+    for name, value in {**QUIET, **own}.items():
         os.environ.setdefault(name, value)
     from training.commands import app
 

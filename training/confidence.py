@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from aisle.wilson import wilson
+
 BINS = 15
 POINTS = 200  # of a risk-coverage curve, at most
 
@@ -63,14 +65,6 @@ def reliability(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = BIN
             )
         )
     return found
-
-
-def wilson(right: int, products: int, z: float = 1.96) -> tuple[float, float]:
-    """Bounds of a share, by Wilson's score interval (1927): good for few products and for shares near 1."""
-    share, weight = right / products, z * z / products
-    middle = (share + weight / 2) / (1 + weight)
-    half = z * np.sqrt(share * (1 - share) / products + weight / (4 * products)) / (1 + weight)
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
 def risk_coverage(confidence_N: np.ndarray, correct_N: np.ndarray) -> RiskCoverage:

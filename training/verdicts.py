@@ -13,10 +13,10 @@ import numpy as np
 from aisle.classifier import Classifier
 from aisle.errors import AisleError
 from aisle.prediction import Prediction
+from aisle.wilson import wilson
 from training.evaluation import embedded_of
 from training.fit import Vectors
 
-_Z = 1.959964  # the normal quantile of two-sided 95 %
 NONE = -1  # the answer of a modality that a product has not
 
 
@@ -107,13 +107,8 @@ def share_of(hit_N: np.ndarray, group_N: np.ndarray) -> Share:
         return Share(hits=0, products=0, low=0.0, high=1.0)
     _, sizes = np.unique(group_N, return_counts=True)
     effective = products**2 / float((sizes.astype(float) ** 2).sum())
-    share = hits / products
-    centre = (share + _Z**2 / (2 * effective)) / (1 + _Z**2 / effective)
-    half = _Z * np.sqrt(share * (1 - share) / effective + _Z**2 / (4 * effective**2))
-    half /= 1 + _Z**2 / effective
-    return Share(
-        hits=hits, products=products, low=max(0.0, float(centre - half)), high=min(1.0, float(centre + half))
-    )
+    low, high = wilson(hits * effective / products, effective)
+    return Share(hits=hits, products=products, low=low, high=high)
 
 
 @dataclass(frozen=True, kw_only=True)
