@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from training.comparison import (
 from training.comparison_view import comparison_table, draw_comparison
 from training.contenders import LEVELS, Contest, Examples, Outcome
 from training.fit import FitSettings, Vectors
-from training.folds import Fold, stratified_folds
+from training.folds import Fold, stratified_folds, stratified_split
 
 QUICK = FitSettings(hidden_dim=32, epochs=15, batch_size=16, stack_folds=0)
 
@@ -54,6 +55,19 @@ def test_folds_are_stratified() -> None:
 def test_too_few_groups_are_named() -> None:
     with pytest.raises(CatalogError, match="found 10 groups of products, wanted 35 or more for 5 folds"):
         stratified_folds(np.zeros(30), np.arange(30) // 3, folds=5, seed=1)
+
+
+def test_categories_with_fewer_products_than_folds_are_an_error() -> None:
+    with pytest.raises(CatalogError, match="found at most 4 products of a category, wanted 5 or more of one"):
+        stratified_split(np.repeat([0, 1], 4), np.arange(8), 5, 27)
+
+
+def test_a_contender_of_texts_wants_texts() -> None:
+    examples = examples_of(two_halves_of_a_label(60, 0))
+    silent = replace(examples, text_N=np.full(60, "", dtype=object))
+    for name in ("tfidf_svm", "gru"):
+        with pytest.raises(CatalogError, match="a contender of texts: found no product with one"):
+            Contest(silent, silent, silent, QUICK, 4).outcome(name)
 
 
 @pytest.fixture(scope="module")

@@ -111,6 +111,15 @@ def test_an_encoder_of_another_width_is_refused(tmp_path: Path) -> None:
     assert load_specs(tmp_path / "f") == []
 
 
+def test_a_vector_that_is_not_finite_is_refused_by_its_product(tmp_path: Path) -> None:
+    catalog, encoder = read_catalog(write_catalog(tmp_path / "c", products=3)), HashTextEncoder()
+    lost = np.zeros((3, TEXT_DIM), dtype=np.float32)
+    lost[1, 2] = np.nan
+    encoder.encode = lambda texts: lost  # type: ignore[method-assign]
+    with pytest.raises(FeatureStoreError, match="no finite vector of 1 products, among them 'p"):
+        encode_texts(catalog, encoder, tmp_path / "f")
+
+
 def test_braces_in_an_id_are_refused(tmp_path: Path) -> None:
     catalog = read_catalog(write_catalog(tmp_path / "c", products=3))
     catalog.products["product_id"] = ["p0", "p{1}", "p2"]

@@ -2,6 +2,7 @@
 
 import stat
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,15 @@ def test_a_rerun_writes_only_what_is_missing_or_cut_short(tmp_path: Path) -> Non
     assert unpack_pictures(archive, tmp_path / "out", inside=TRAIN) == 2
     assert {path.read_bytes() for path in (tmp_path / "out").iterdir()} == {b"whole picture"}
     assert unpack_pictures(archive, tmp_path / "out", inside=TRAIN) == 0
+
+
+def test_several_that_unpack_at_once_do_not_mix_pictures(tmp_path: Path) -> None:
+    members = {f"image_train/{i}.jpg": f"picture {i:04}".encode() * 5_000 for i in range(60)}
+    archive = write_zip(tmp_path / "images.zip", members)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: unpack_pictures(archive, tmp_path / "out", inside=TRAIN), range(4)))
+    found = {f"image_train/{path.name}": path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert found == members
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -176,6 +177,16 @@ def test_scores_of_another_run_are_not_mixed(
     run()
     with pytest.raises(CatalogError, match="scores of another model or of other vectors"):
         score(classifier, shop.specs, shop.features, tmp_path / "out", part_rows=16, wanted={"p5"})
+
+
+def test_two_processes_do_not_score_into_one_folder(run: Run, tmp_path: Path) -> None:
+    run()
+    (tmp_path / "out" / "part-00001.parquet").unlink()
+    with (tmp_path / "out" / score_module.LAYOUT).open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(CatalogError, match="found another process that scores into it, wanted none"):
+            run()
+    assert run().num_rows == PRODUCTS
 
 
 def test_nothing_to_score_is_an_error(run: Run) -> None:

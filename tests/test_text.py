@@ -1,7 +1,10 @@
+import copy
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from aisle.errors import BundleError, EncoderError
 from aisle.text import TextEncoder, TextSettings, clean_text, text_hash
@@ -77,6 +80,25 @@ def test_an_encoder_that_is_nowhere_says_what_to_set(tmp_path) -> None:
     empty.mkdir()
     with pytest.raises(EncoderError, match="--text-encoder a folder .* or 'minilm', which needs no network"):
         pretrained_text_encoder(str(empty), SETTINGS)
+
+
+@pytest.fixture
+def half_folder(tiny_text_encoder: TextEncoder, tmp_path: Path) -> Path:
+    """A model as hubs have them, in bfloat16; it has 128 positions."""
+    copy.deepcopy(tiny_text_encoder.model).bfloat16().save_pretrained(tmp_path)
+    tiny_text_encoder.tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_weights_of_half_the_bits_are_taken_as_float32(half_folder: Path) -> None:
+    encoder = pretrained_text_encoder(str(half_folder), SETTINGS)
+    assert {weight.dtype for weight in encoder.model.parameters()} == {torch.float32}
+
+
+def test_more_tokens_than_a_model_has_positions_are_refused(half_folder: Path) -> None:
+    assert pretrained_text_encoder(str(half_folder), TextSettings(max_tokens=128)).dim == 32
+    with pytest.raises(EncoderError, match="found 129 tokens to read, wanted fewer: its model takes no text"):
+        pretrained_text_encoder(str(half_folder), TextSettings(max_tokens=129))
 
 
 def test_minilm_of_the_wheel_puts_like_texts_together() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from aisle.errors import CatalogError
 from training.gru import UNKNOWN, GruSettings, Vocabulary, fit_gru
 from training.linear_svm import ABSENT, LinearSvm
 
@@ -38,6 +39,12 @@ def test_the_svm_knows_two_categories() -> None:
         ["jeu", "livre"]
     )
     assert logits_NC.argmax(axis=1).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("texts", [["a b", "c"], ["livre", "jeu"]])
+def test_the_svm_says_what_it_cannot_learn_from(texts: list[str]) -> None:
+    with pytest.raises(CatalogError, match="found 2 texts of 1 categories .* wanted words, and 2 categories"):
+        LinearSvm(texts, np.array([1, 1]), classes=2, seed=1)
 
 
 def test_the_gru_learns_words() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import stat
+import uuid
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -73,7 +74,7 @@ def _check_space(archive: Path, folder: Path, wanted_bytes: int) -> None:
 def _write(source: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: Path) -> None:
     if not members:
         return
-    part = folder / ".unpacking.part"
+    part = folder / f".unpacking-{uuid.uuid4().hex}.part"  # torchrun's processes all begin here
     try:
         with progress() as bar:
             for member in bar.track(members, description="unpack pictures"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -117,7 +118,7 @@ def _keep(path: Path, identity: str, outcome: Outcome) -> Outcome:
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = {name: getattr(outcome, name) for name in ("fit_s", "size_bytes", "latency_s")}
     arrays = {"validation": outcome.validation_NC, "test": outcome.test_NC}
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{os.getpid()}.part")  # another comparison may be at the same fold
     save_file(arrays, part, metadata={"identity": identity, "facts": json.dumps(facts)})
     part.replace(path)
     return outcome

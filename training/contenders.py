@@ -196,6 +196,8 @@ class Contest:
     @staticmethod
     def _texts(examples: Examples) -> tuple[list[str], np.ndarray]:
         has = np.array([bool(text) for text in examples.text_N])
+        if not has.any():
+            raise CatalogError("a contender of texts: found no product with one; name the others by --only")
         return list(examples.text_N[has]), examples.vectors.label_N[has]
 
     def _of_both(self, name: str) -> _Fitted:

@@ -47,7 +47,14 @@ def stratified_folds(label_N: np.ndarray, group_N: np.ndarray, *, folds: int, se
 def stratified_split(
     label_N: np.ndarray, group_N: np.ndarray, folds: int, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(positions of the others, its own positions) of each fold."""
+    """(positions of the others, its own positions) of each fold. Raises CatalogError where no category has a
+    product for each."""
+    most = int(np.unique(label_N, return_counts=True)[1].max(initial=0))
+    if most < folds:
+        raise CatalogError(
+            f"folds: found at most {most} products of a category, wanted {folds} or more of one for "
+            f"{folds} folds"
+        )
     with warnings.catch_warnings():  # of a category with fewer products than folds; some folds go without
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)

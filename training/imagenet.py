@@ -53,5 +53,5 @@ def imagenet_weights(backbone: str) -> dict[str, torch.Tensor]:
 def _unpublished(backbone: str) -> str:
     return (
         f"image encoder {backbone}: found no published weights, it is trained on the catalogue: "
-        "--image-weights catalogue"
+        "--image-weights catalogue (tune-image: --start random)"
     )

@@ -11,6 +11,8 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.svm import LinearSVC
 
+from aisle.errors import CatalogError
+
 ABSENT = -10.0  # the margin of a category that training has not
 
 
@@ -21,7 +23,13 @@ class LinearSvm:
     def __init__(self, texts: Sequence[str], label_N: np.ndarray, *, classes: int, seed: int) -> None:
         self._words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, strip_accents="unicode")
         self._svm = LinearSVC(class_weight="balanced", random_state=seed)
-        self._svm.fit(self._words.fit_transform(texts), label_N)
+        try:
+            self._svm.fit(self._words.fit_transform(texts), label_N)
+        except ValueError as error:
+            raise CatalogError(
+                f"TF-IDF and SVM: found {len(texts)} texts of {len(np.unique(label_N))} categories "
+                f"({str(error).partition(';')[0]}), wanted words, and 2 categories or more"
+            ) from error
         self._classes = classes
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:

@@ -1,21 +1,23 @@
 """The whole catalogue classified again from its stored vectors: Parquet to Parquet, in parts.
 
 Vectors of one product lie in two sets of shards in two orders. The pictures' order is kept; text vectors are
-first laid out in it, in one file on disk that is mapped into memory, so that memory holds some batches,
-however large the catalogue. Each core works on a part of its own, from its vectors to its file. A part that
-is there is finished (written elsewhere, then renamed): a rerun makes those that are not.
+first laid out in it, in one file on disk that is mapped into memory, so that memory holds the order of
+products and the vectors of some batches. Each core works on a part of its own, from its vectors to its file.
+A part that is there is finished (written elsewhere, then renamed): a rerun makes those that are not.
 
 Shapes: N products, B of them a batch, D and E embedding widths, C categories, K the likeliest categories.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import mmap
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +66,8 @@ def score(
     """Classify every product of the two views (text, image), or those of `wanted`, into `out`: a folder of
     Parquet parts (columns in training/score_table.py) that any reader takes for one table.
 
-    Resumes; a folder that holds another model's scores, or scores of other vectors, is refused. Raises
-    CatalogError for that, and where there is nothing to score.
+    Resumes; a folder that holds another model's scores, or scores of other vectors, or that another process
+    scores into, is refused. Raises CatalogError for that, and where there is nothing to score.
     """
     order = _order(specs, features, wanted)
     if order.empty:
@@ -74,9 +76,8 @@ def score(
     parts = range(0, len(order), part_rows)
     todo = [start for start in parts if not _part_path(out, start // part_rows).is_file()]
     kept = len(order) - sum(min(part_rows, len(order) - start) for start in todo)
-    with progress() as bar:
+    with progress() as bar, closing(_Layout(specs[0], len(order), out / LAYOUT)) as texts:
         task = bar.add_task("score", total=len(order), completed=kept)
-        texts = _Layout(specs[0], len(order), out / LAYOUT)
         if todo:
             texts.fill(specs[0], features, order)
 
@@ -199,7 +200,15 @@ class _Layout:
             raise CatalogError(
                 f"{path.parent}: found {free:,} bytes free, wanted {needed:,} for text vectors"
             )
-        with path.open("wb+") as file:
+        with path.open("ab+") as file:
+            try:  # the lock is the map's as well, and ends with it
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise CatalogError(
+                    f"{path.parent}: found another process that scores into it, wanted none; wait for it, or "
+                    "name another folder"
+                ) from error
+            file.truncate(0)
             # Written, not only made so long: pages that are there already take half of a random write's time.
             for start in range(0, needed, _ZEROS_BYTES):
                 file.write(bytes(min(_ZEROS_BYTES, needed - start)))
@@ -231,6 +240,10 @@ class _Layout:
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Float32 [B, D]."""
         return self._vectors_ND[start:stop].copy()
+
+    def close(self) -> None:
+        del self._vectors_ND
+        self._pages.close()
 
     def release(self) -> None:
         """Give what was read back to the kernel. Another thread may be reading: its pages come again."""

