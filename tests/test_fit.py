@@ -1,7 +1,10 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from aisle.errors import SettingError
 from training.fit import FitSettings, Vectors, fit_fusion, present_logits
 
 QUICK = FitSettings(epochs=40, patience=40, batch_size=64, hidden_dim=32)
@@ -76,3 +79,17 @@ def test_a_run_can_be_watched_and_stopped() -> None:
     with pytest.raises(KeyboardInterrupt):
         fit_fusion(train, held_out, QUICK, classes=4, watch=watch)
     assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("epochs", 0, "1 or more"),
+        ("seed", -1, "0 or more"),
+        ("learning_rate", math.nan, "more than 0"),
+        ("dropout", 1.0, "less than 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(name: str, value: float, wanted: str) -> None:
+    with pytest.raises(SettingError, match=f"fit {name}: found {value}, wanted .*{wanted}"):
+        FitSettings(**{name: value})  # type: ignore[arg-type]

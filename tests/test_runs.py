@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aisle.errors import StoppedError
 from training.runs import FILE, Record, RunsFile, flat, harmless, measured, open_run
 
 
@@ -69,6 +70,13 @@ def test_a_child_names_its_parent(tmp_path: Path) -> None:
         pass
     trial, search = lines(tmp_path)
     assert (trial["kind"], trial["parent"], search["run"]) == ("trial", run.key, run.key)
+
+
+def test_a_run_that_was_stopped_is_no_failure(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError), open_run([RunsFile(tmp_path)], "tune-text", {}):
+        raise StoppedError("stopped by SIGTERM after step 3")
+    [line] = lines(tmp_path)
+    assert (line["status"], line["tags"]) == ("KILLED", {"reason": "stopped by SIGTERM after step 3"})
 
 
 def test_a_course_is_told_epoch_by_epoch() -> None:

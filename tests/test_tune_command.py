@@ -48,6 +48,16 @@ def test_a_classifier_is_run_with_tuned_encoders(own_tiny_home: Path, tuned: dic
     assert bundle.card["image_encoder"]["backbone"] == "small_cnn"
 
 
+@pytest.mark.parametrize("kind", ["tune-text", "tune-image"])
+def test_its_run_tells_data_and_epochs(kind: str, own_tiny_home: Path, tuned: dict[str, Any]) -> None:
+    lines = [json.loads(line) for line in (own_tiny_home / "runs.jsonl").read_text().splitlines()]
+    [line] = [line for line in lines if line["kind"] == kind]
+    fingerprint = read_catalog(own_tiny_home / "catalogue").fingerprint()
+    assert line["tags"]["data_fingerprint"] == fingerprint
+    assert line["tags"]["encoder"] == tuned[kind.removeprefix("tune-")]
+    assert set(line["metrics"]) == {"train_loss", "validation_macro_f1"}
+
+
 @pytest.mark.parametrize("modality", ["text", "image"])
 def test_a_tuned_encoder_says_that_it_knows_the_catalogue(
     modality: str, own_tiny_home: Path, tuned: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -21,13 +22,14 @@ from aisle.backbone import build_backbone
 from aisle.errors import EncoderError, SettingError, StoppedError
 from training.checkpoints import Checkpoints
 from training.depth import blocks_of, parameter_groups, recomputed
-from training.image_encoder import ImageTraining, train_image_encoder
+from training.image_encoder import ImageTraining, PictureLesson, train_image_encoder
 from training.interrupt import Interrupt
 from training.lesson import TuneSettings
 from training.loss import balanced_weights, weighted_cross_entropy
 from training.moving_average import MovingAverage
 from training.overrides import overridden
 from training.precision import resolve_precision
+from training.processes import Processes
 from training.tuning import rate_factor, tune
 from training.tuning_state import History
 
@@ -287,6 +289,67 @@ def test_facts_come_back_to_the_last_bit(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "work", "another").newest() is None
 
 
+def test_two_runs_beside_each_other_leave_each_other_alone(tmp_path: Path) -> None:
+    ours, theirs, gone = (Checkpoints(tmp_path, name) for name in ("ours", "theirs", "gone"))
+    gone.write(1, {"a": torch.zeros(1)}, {})
+    with ours.held():
+        ours.write(1, {"a": torch.zeros(1)}, {})
+        with theirs.held():
+            theirs.write(7, {"a": torch.ones(1)}, {})
+            assert [found is None for found in (ours.newest(), theirs.newest(), gone.newest())] == [
+                False,
+                False,
+                True,
+            ]
+            with (
+                pytest.raises(SettingError, match="found another process at this very run, wanted none"),
+                Checkpoints(tmp_path, "theirs").held(),
+            ):
+                pass
+    with theirs.held():
+        assert theirs.newest() is not None
+
+
+def test_each_epoch_is_told_when_it_ends_and_again_after_a_kill(tmp_path: Path) -> None:
+    told: list[tuple[int, dict[str, float]]] = []
+
+    def run(after: int) -> History:
+        return tune(
+            WordLesson(),
+            TEXT,
+            work=tmp_path,
+            save_every_s=0.0,
+            told=lambda epoch, numbers: told.append((epoch, dict(numbers))),
+            progress=Stopping(after),
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run(42 + 25)
+    assert [epoch for epoch, _ in told] == [0]
+    history = run(10**9)
+    assert [epoch for epoch, _ in told] == [0, 0, 1, 2]
+    assert [{"epoch": epoch, **numbers} for epoch, numbers in told[1:]] == history
+
+
+# --- what cannot be learned from
+
+
+def test_weights_that_leave_the_numbers_are_an_error() -> None:
+    message = r"found no finite answer about 150 of 150 validation texts after step 5, .*\(found 1e\+30\)"
+    with pytest.raises(EncoderError, match=message):
+        tuned(replace(TEXT, learning_rate=1e30, ema=0.0, clip=0.0))
+
+
+@pytest.mark.parametrize("change", [{"micro_batch": 1}, {"batch_size": 16, "micro_batch": 0}])
+def test_micro_batches_of_one_picture_are_refused(change: dict[str, int]) -> None:
+    settings, processes = replace(IMAGE, **change), Processes(count=16 if "batch_size" in change else 1)
+    train, validation = drawn_pictures(4, 0), drawn_pictures(4, 1)
+    head = nn.Linear(3_072, 2)
+    lesson = PictureLesson(nn.Flatten(), head, train, validation, settings.augmentation, 2)
+    with pytest.raises(EncoderError, match="image encoder: found micro-batches of 1 pictures .* wanted 2"):
+        tune(lesson, settings, processes=processes, progress=Progress(disable=True))
+
+
 # --- signals
 
 
@@ -323,7 +386,14 @@ def test_an_interrupted_run_stops_at_a_step_and_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
-    [("epochs", 0, "1 or more"), ("ema", 1.0, "less than 1"), ("layer_decay", 0.0, "more than 0")],
+    [
+        ("epochs", 0, "1 or more"),
+        ("ema", 1.0, "less than 1"),
+        ("layer_decay", 0.0, "more than 0"),
+        ("seed", -1, "0 or more"),
+        ("clip", math.inf, "0 or more"),
+        ("learning_rate", math.nan, "0 or more"),
+    ],
 )
 def test_settings_that_make_no_sense_are_named(name: str, value: float, wanted: str) -> None:
     with pytest.raises(EncoderError, match=f"tuning {name}: found {value}, wanted .*{wanted}"):

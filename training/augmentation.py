@@ -44,13 +44,13 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name, is_right, wanted in (
             ("crop_area", 0 < self.crop_area <= 1, "more than 0, at most 1"),
-            ("stretch", self.stretch >= 1, "1 or more"),
+            ("stretch", 1 <= self.stretch < math.inf, "1 or more"),
             ("rotation", 0 <= self.rotation <= 180, "0 to 180 degrees"),
             ("jitter", 0 <= self.jitter < 1, "0 or more and less than 1"),
             ("rand_ops", self.rand_ops >= 0, "0 or more"),
             ("rand_magnitude", 0 <= self.rand_magnitude <= 30, "0 to 30"),
             ("mix", self.mix in MIXES, f"one of {', '.join(MIXES)}"),
-            ("mix_alpha", self.mix_alpha > 0, "more than 0"),
+            ("mix_alpha", 0 < self.mix_alpha < math.inf, "more than 0"),
         ):
             if not is_right:
                 raise EncoderError(f"augmentation {name}: found {getattr(self, name)!r}, wanted {wanted}")

@@ -20,7 +20,7 @@ from training.processes import Processes
 from training.splits import SplitSettings, assign_splits, in_encoder_share
 from training.text_tuning import TextTraining, tune_text_encoder
 from training.texts import Texts
-from training.tuning_state import History
+from training.tuning_state import History, Told
 
 MIN_EXAMPLES = 20  # a category with fewer teaches nothing, and class weights would make it loud
 
@@ -33,9 +33,10 @@ def image_encoder_of(
     processes: Processes,
     *,
     save_every_s: float = 120.0,
+    told: Told | None = None,
 ) -> tuple[ImageEncoder, History]:
     """An encoder trained on the pictures of its own share, stopped by those of the validation split; and the
-    course of that."""
+    course of that, of which `told` hears as in `tune`."""
     own, validation = (
         _pictures(rows, catalog, taxonomy, training)
         for rows in _parts(catalog, taxonomy, (catalog.products.image != "").to_numpy())
@@ -48,6 +49,7 @@ def image_encoder_of(
         work=work,
         processes=processes,
         save_every_s=save_every_s,
+        told=told,
     )
 
 
@@ -60,9 +62,10 @@ def text_encoder_of(
     processes: Processes,
     *,
     save_every_s: float = 120.0,
+    told: Told | None = None,
 ) -> tuple[TextEncoder, History]:
     """`start`, tuned on the texts of its own share, stopped by those of the validation split; and the course
-    of that."""
+    of that, of which `told` hears as in `tune`."""
     products = catalog.products
     cleaned = [
         clean_text(str(title), str(description), start.settings)
@@ -82,6 +85,7 @@ def text_encoder_of(
         work=work,
         processes=processes,
         save_every_s=save_every_s,
+        told=told,
     )
 
 

@@ -27,7 +27,7 @@ from training.settings import Settings
 from training.shop import Shop, load_encoders
 from training.splits import split_report
 from training.text_encoder import MINILM
-from training.tracking import tracked
+from training.tracking import tell_catalog, tracked
 from training.tracking_command import TensorBoardToo
 from training.tracking_command import app as tracking_commands
 from training.trust_commands import app as trust_commands
@@ -84,7 +84,7 @@ TargetError = Annotated[
 MinClass = Annotated[
     int, typer.Option("--min-class", help="Categories with fewer products are left out, and named.")
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Same seed, same figures.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same figures.")]
 LabelsUntil = Annotated[
     int,
     typer.Option(
@@ -130,7 +130,8 @@ def image_encoder(
     read = read_catalog(catalog, columns=ColumnMap.parse(columns))
     facts = {"catalog": read.path, "weights": image_weights, **asdict(training)}
     with tracked(shop, "image-encoder", facts, tensorboard=tensorboard) as run:
-        tag = pipeline.make_image_encoder(shop, read, training, weights=image_weights, trained=run.course)
+        tell_catalog(run, read)
+        tag = pipeline.make_image_encoder(shop, read, training, weights=image_weights, told=run.epoch)
         run.tags(encoder=tag)
     out.print(tag)
 
@@ -261,7 +262,7 @@ def run(
         text_tag = pipeline.make_text_encoder(shop, text_encoder, max_tokens=text_tokens, prefix=text_prefix)
         with run.child("image-encoder", {"weights": image_weights, **asdict(image_training)}) as child:
             image_tag = pipeline.make_image_encoder(
-                shop, read, image_training, weights=image_weights, trained=child.course
+                shop, read, image_training, weights=image_weights, told=child.epoch
             )
             child.tags(encoder=image_tag)
         encoders = load_encoders(shop, text_tag, image_tag)

@@ -37,7 +37,7 @@ CatalogPath = Annotated[Path, typer.Argument(help="The catalogue whose vectors t
 Tag = Annotated[str, typer.Option(help="Encoder tag; default the newest.")]
 Columns = Annotated[str | None, typer.Option("--columns", help="Column map, as in `training check`.")]
 MinClass = Annotated[int, typer.Option("--min-class", help="Categories with fewer products are left out.")]
-Seed = Annotated[int, typer.Option("--seed", help="Same seed, same figures.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same figures.")]
 out = Console(width=None if sys.stdout.isatty() else 120)
 
 
@@ -76,7 +76,7 @@ def compare_command(
         "fit": asdict(settings),
     }
     with tracked(shop, "compare", facts, tensorboard=tensorboard) as run:
-        run.dataset(catalog.name, data.partition(" ")[0], str(catalog.absolute()))
+        run.dataset(catalog.absolute().name, data.partition(" ")[0], str(catalog.absolute()))
         comparison = compare(by_fold, made, settings, classes=len(taxonomy), names=names, work=work)
         rows = figures(comparison, seed=seed)
         among = [name for name in rows if name in VARIANTS] or list(rows)
@@ -124,7 +124,7 @@ def search_command(
     settings = FitSettings(variant=variant, seed=seed)
     facts = {"variant": variant, "trials": trials, "min_class": min_class, "seed": seed}
     with tracked(shop, "search", facts, tensorboard=tensorboard) as run:
-        run.dataset(catalog.name, data.partition(" ")[0], str(catalog.absolute()))
+        run.dataset(catalog.absolute().name, data.partition(" ")[0], str(catalog.absolute()))
         found, score = search(
             labelled.train(),
             labelled.split("validation"),

@@ -15,6 +15,7 @@ import torch
 from sklearn.metrics import f1_score
 
 from aisle.calibration import pattern_index
+from aisle.errors import SettingError
 from aisle.fusion import FusionNet, FusionSettings, build_fusion, fusion_logits
 from training.progress import progress
 
@@ -43,6 +44,21 @@ class FitSettings:
     label_smoothing: float = 0.05
     stack_folds: int = 3  # out-of-fold answers that a stack is fitted on; 0: the validation products
     seed: int = 27
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_dim", "epochs", "patience", "visits", "batch_size"):
+            _check(self, name, getattr(self, name) >= 1, "1 or more")
+        for name in ("weight_decay", "stack_folds", "seed"):
+            _check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        for name in ("learning_rate", "warm_learning_rate"):
+            _check(self, name, 0 < getattr(self, name) < math.inf, "more than 0")
+        for name in ("dropout", "modality_dropout", "label_smoothing"):
+            _check(self, name, 0 <= getattr(self, name) < 1, "0 or more and less than 1")
+
+
+def _check(settings: FitSettings, name: str, is_right: bool, wanted: str) -> None:
+    if not is_right:
+        raise SettingError(f"fit {name}: found {getattr(settings, name)}, wanted {wanted}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -21,7 +21,7 @@ from training.lesson import TuneSettings
 from training.pictures import Pictures
 from training.processes import Processes
 from training.tuning import tune
-from training.tuning_state import History
+from training.tuning_state import History, Told
 
 __all__ = [
     "BACKBONES",
@@ -108,11 +108,12 @@ def train_image_encoder(
     device: str = "cpu",
     processes: Processes | None = None,
     save_every_s: float = 120.0,
+    told: Told | None = None,
     progress: Progress | None = None,
 ) -> tuple[ImageEncoder, History]:
     """Train a backbone to tell `classes` apart by `tune`; return the encoder of the best epoch, and the
-    history. Pictures that cannot be read are left out. `processes` have a device of their own. Raises
-    CatalogError where no picture is left, EncoderError for settings that don't fit.
+    history. Pictures that cannot be read are left out. `processes` have a device of their own; `told` as in
+    `tune`. Raises CatalogError where no picture is left, EncoderError for settings that don't fit.
     """
     _check(train, validation, settings)
     torch.manual_seed(settings.seed)
@@ -127,9 +128,10 @@ def train_image_encoder(
         work=work,
         processes=processes or Processes(device=device),
         save_every_s=save_every_s,
+        told=told,
         progress=progress,
     )
-    best, _ = build_backbone(settings.backbone)  # several processes train with batch norms of another kind
+    best, _ = build_backbone(settings.backbone)  # on the CPU, wherever it was trained
     best.load_state_dict(backbone.state_dict())
     encoder = ImageEncoder(best, settings.image, backbone=settings.backbone, weights="catalogue")
     return encoder, history

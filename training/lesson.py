@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,8 +47,8 @@ class TuneSettings:
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "batch_size"):
             _check(self, name, getattr(self, name) >= 1, "1 or more")
-        for name in ("micro_batch", "learning_rate", "weight_decay", "clip"):
-            _check(self, name, getattr(self, name) >= 0, "0 or more")
+        for name in ("micro_batch", "learning_rate", "weight_decay", "clip", "seed"):
+            _check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for name in ("warmup", "label_smoothing", "dropout", "ema"):
             _check(self, name, 0 <= getattr(self, name) < 1, "0 or more and less than 1")
         _check(self, "class_balance", 0 <= self.class_balance <= 1, "0 to 1")

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from aisle import store
 from aisle.backbone import GRADIENTS
 from aisle.bundle import Bundle
-from aisle.errors import CatalogError
+from aisle.errors import CatalogError, SettingError
 from aisle.features import ServiceSpec
 from aisle.fusion import FusionNet
 from aisle.taxonomy import Taxonomy
@@ -42,9 +41,7 @@ from training.shop import Encoders, Shop, view_specs
 from training.splits import SPLITS, SplitSettings
 from training.text_encoder import pretrained_text_encoder
 from training.text_tuning import TextTraining
-from training.tuning_state import History
-
-Trained = Callable[[History], None]
+from training.tuning_state import Told
 
 
 def make_text_encoder(shop: Shop, source: str, *, max_tokens: int, prefix: str) -> str:
@@ -65,16 +62,15 @@ def tune_text_encoder(
     processes: Processes,
     *,
     save_every_s: float,
-    trained: Trained = lambda history: None,
+    told: Told | None = None,
 ) -> str:
     """Tune a text encoder on the catalogue and store it; return its tag, "" in processes that only help.
-    `trained` is told the course of it."""
+    `told` hears of each epoch when it ends."""
     work = shop.environment.scratch / "text-tuning"
     taxonomy = known_categories(catalog, min_class=MIN_EXAMPLES)
-    encoder, history = text_encoder_of(
-        catalog, taxonomy, start, training, work, processes, save_every_s=save_every_s
+    encoder, _ = text_encoder_of(
+        catalog, taxonomy, start, training, work, processes, save_every_s=save_every_s, told=told
     )
-    trained(history)
     return _save_encoder(shop, encoder, store.TEXT_ENCODER) if processes.is_first else ""
 
 
@@ -86,11 +82,11 @@ def make_image_encoder(
     weights: str,
     processes: Processes | None = None,
     save_every_s: float = 120.0,
-    trained: Trained = lambda history: None,
+    told: Told | None = None,
 ) -> str:
     """Take ImageNet's weights, or train on the catalogue, and store the encoder; return its tag, "" in
     processes that only help. A tag of the store is an encoder already, and the `gradients` backbone has no
-    weights. `trained` is told the course of a training."""
+    weights. `told` hears of each epoch of a training when it ends."""
     processes = processes or Processes(device=shop.device)
     if weights.startswith(f"{store.IMAGE_ENCODER}:"):
         return _stored(weights)
@@ -106,10 +102,9 @@ def make_image_encoder(
     else:
         taxonomy = known_categories(catalog, min_class=MIN_EXAMPLES)
         work = shop.environment.scratch / "image-training"
-        encoder, history = image_encoder_of(
-            catalog, taxonomy, training, work, processes, save_every_s=save_every_s
+        encoder, _ = image_encoder_of(
+            catalog, taxonomy, training, work, processes, save_every_s=save_every_s, told=told
         )
-        trained(history)
     return _save_encoder(shop, encoder, store.IMAGE_ENCODER) if processes.is_first else ""
 
 
@@ -200,6 +195,8 @@ def fit(
 ) -> tuple[Bundle, str]:
     """Train, calibrate, evaluate and register a classifier; return its bundle and tag. `start_from` is the
     tag of one whose head is trained on, where it fits."""
+    if not 0 < target_error < 1:
+        raise SettingError(f"target error: found {target_error:g}, wanted a share above 0 and below 1")
     splits = SplitSettings()
     labels = labels or no_labels(pair.text.dim, pair.image.dim)
     fingerprint = catalog.fingerprint()

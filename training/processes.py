@@ -35,8 +35,8 @@ class Processes:
         """`network`, averaging its gradients over all processes in each backward pass."""
         if self.count == 1:
             return network
-        if self.device != "cpu":
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        # Batch norms see the micro-batch of their process alone. Synchronised ones would wait for all in each
+        # forward pass, and of a step that comes out uneven some have fewer, or none.
         return DistributedDataParallel(network, broadcast_buffers=False)
 
     def keep_apart(self, network: nn.Module) -> AbstractContextManager[None]:

@@ -53,7 +53,7 @@ def explore(
     sample: Annotated[
         int, typer.Option(help="Products whose texts and pictures are looked at, drawn at random.")
     ] = SAMPLE,
-    seed: Annotated[int, typer.Option(help="Same seed, same sample.")] = 27,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same sample.")] = 27,
     file: PageFile = None,
 ) -> None:
     """Write a page about a catalogue: categories, texts, languages, pictures, twins. Prints its path."""

@@ -18,6 +18,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
 
+from aisle.errors import StoppedError
 from training.progress import console
 
 FILE = "runs.jsonl"
@@ -129,6 +130,10 @@ def open_run(trackers: Iterable[Tracker], kind: str, settings: Mapping[str, Any]
 def _ended(run: Run) -> Iterator[Run]:
     try:
         yield run
+    except StoppedError as error:
+        run.tags(reason=str(error)[:500])
+        run.end("KILLED")
+        raise
     except Exception as error:
         run.tags(reason=f"{type(error).__name__}: {error}"[:500])
         run.end("FAILED")

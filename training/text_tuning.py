@@ -20,7 +20,7 @@ from training.lesson import TuneSettings
 from training.processes import Processes
 from training.texts import Texts
 from training.tuning import tune
-from training.tuning_state import History
+from training.tuning_state import History, Told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,7 @@ def tune_text_encoder(
     work: Path | None = None,
     processes: Processes | None = None,
     save_every_s: float = 120.0,
+    told: Told | None = None,
     progress: Progress | None = None,
 ) -> tuple[TextEncoder, History]:
     """Tune the weights of `encoder`, which are changed in place, to tell `classes` apart by `tune`; return it
@@ -106,6 +107,7 @@ def tune_text_encoder(
         work=work,
         processes=processes,
         save_every_s=save_every_s,
+        told=told,
         progress=progress,
     )
     tuned = TextEncoder(model, encoder.tokenizer, encoder.settings, name=encoder.name, weights="catalogue")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from training.catalog import Catalog
 from training.outbox import MlflowOutbox
 from training.runs import Run, RunsFile, Tracker, harmless, open_run
 from training.settings import Settings
@@ -23,6 +24,12 @@ def tracked(
         with harmless("surroundings"):
             run.tags(**surroundings(shop.device))
         yield run
+
+
+@harmless("data")
+def tell_catalog(run: Run, catalog: Catalog) -> None:
+    """What a run learns from. Reads every picture."""
+    run.dataset(catalog.path.name, catalog.fingerprint(), str(catalog.path))
 
 
 def trackers(environment: Settings, *, tensorboard: bool = False) -> list[Tracker]:

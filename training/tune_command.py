@@ -20,7 +20,7 @@ from training.settings import Settings
 from training.shop import Shop
 from training.text_encoder import MINILM, pretrained_text_encoder
 from training.text_tuning import TextTraining
-from training.tracking import tracked
+from training.tracking import tell_catalog, tracked
 from training.tracking_command import TensorBoardToo
 
 app = typer.Typer()
@@ -28,7 +28,7 @@ out = Console()
 
 CatalogPath = Annotated[Path, typer.Argument(help="A catalogue, as for the other commands.")]
 Columns = Annotated[str | None, typer.Option("--columns", help="Column map, as for the other commands.")]
-Seed = Annotated[int, typer.Option("--seed", help="Same seed, same weights.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same weights.")]
 SaveEvery = Annotated[
     float, typer.Option("--checkpoint-seconds", min=0, help="At most so long between two checkpoints.")
 ]
@@ -63,6 +63,8 @@ def tune_text(
         joined_processes(shop.device) as processes,
         tracked(shop, "tune-text", facts, tensorboard=tensorboard, is_first=processes.is_first) as run,
     ):
+        if processes.is_first:
+            tell_catalog(run, read)
         tag = pipeline.tune_text_encoder(
             shop,
             read,
@@ -70,7 +72,7 @@ def tune_text(
             training,
             processes,
             save_every_s=checkpoint_seconds,
-            trained=run.course,
+            told=run.epoch,
         )
         run.tags(encoder=tag)
     if tag:
@@ -103,6 +105,8 @@ def tune_image(
         joined_processes(shop.device) as processes,
         tracked(shop, "tune-image", facts, tensorboard=tensorboard, is_first=processes.is_first) as run,
     ):
+        if processes.is_first:
+            tell_catalog(run, read)
         tag = pipeline.make_image_encoder(
             shop,
             read,
@@ -110,7 +114,7 @@ def tune_image(
             weights="catalogue",
             processes=processes,
             save_every_s=checkpoint_seconds,
-            trained=run.course,
+            told=run.epoch,
         )
         run.tags(encoder=tag)
     if tag:

@@ -21,7 +21,7 @@ import torch
 from rich.progress import Progress
 from torch.nn.functional import one_hot
 
-from aisle.errors import CatalogError, StoppedError
+from aisle.errors import CatalogError, EncoderError, StoppedError
 from training.checkpoints import Checkpoints
 from training.depth import blocks_of, parameter_groups, recomputed
 from training.interrupt import Interrupt
@@ -31,7 +31,7 @@ from training.moving_average import MovingAverage
 from training.precision import autocast, gradient_scaler, resolve_precision
 from training.processes import Processes
 from training.progress import progress as default_progress
-from training.tuning_state import History, TuningState
+from training.tuning_state import History, Told, TuningState
 
 _VALIDATION_BATCH = 64
 _ORDER, _EXAMPLES = 1, 2  # what chance is for
@@ -46,14 +46,17 @@ def tune(
     work: Path | None = None,
     processes: Processes | None = None,
     save_every_s: float = 120.0,
+    told: Told | None = None,
     progress: Progress | None = None,
 ) -> History:
     """Tune `lesson.network`, leave the weights of its best epoch in it, and return the history by epoch.
 
     Same seed, examples and machine give the same weights. In a `work` folder each epoch, every
     `save_every_s` and a signal leave a checkpoint: a rerun goes on there, a finished run is answered from
-    it, and other settings, examples or weights that it `begins_with` start anew. Raises StoppedError after a
-    signal, CatalogError where nothing can be read.
+    it, and other settings, examples or weights that it `begins_with` start anew. `told` hears of each epoch
+    when it ends, and at once of those that a checkpoint brought. Raises StoppedError after a signal,
+    CatalogError where nothing can be read, EncoderError where the weights leave the numbers at once,
+    SettingError where another process is at the same run.
     """
     processes = processes or Processes()
     precision = resolve_precision(settings.precision, torch.device(processes.device), lesson.network)
@@ -63,14 +66,22 @@ def tune(
     blocks = blocks_of(lesson.encoder) if settings.recompute else []
     label = f"tune {lesson.kind}"
     bars = progress or (default_progress() if processes.is_first else Progress(disable=True))
-    threads = ThreadPoolExecutor(os.cpu_count() or 1)
-    with nullcontext() if progress else bars, threads as pool, Interrupt() as interrupt, recomputed(blocks):
+    with (
+        nullcontext() if progress else bars,
+        checkpoints.held() if checkpoints and processes.is_first else nullcontext(),
+        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+        Interrupt() as interrupt,
+        recomputed(blocks),
+    ):
         run = _Run(lesson, settings, precision, processes, interrupt)
         run.keep_in(checkpoints, save_every_s)
+        for epoch in run.state.history:
+            _tell(told, epoch)
         task = bars.add_task(label, total=settings.epochs * len(lesson.train), completed=run.seen)
         while not run.finished:
             run.train_epoch(pool, lambda examples: bars.advance(task, examples))
             score = run.close_epoch(pool)
+            _tell(told, run.state.history[-1])
             bars.update(task, completed=run.seen, description=f"{label} F1 {score:.3f}")
         bars.update(task, total=run.seen)
     lesson.network.load_state_dict(run.state.best)
@@ -93,6 +104,12 @@ class _Run:
         self.precision = precision
         self.processes = processes
         self.interrupt = interrupt
+        self.micro_batch = settings.micro_batch or math.ceil(settings.batch_size / processes.count)
+        if min(self.micro_batch, settings.batch_size) < lesson.least:
+            raise EncoderError(
+                f"tuning {lesson.kind}: found micro-batches of {self.micro_batch} {lesson.shown} (steps of "
+                f"{settings.batch_size}, {processes.count} processes), wanted {lesson.least} or more"
+            )
         self.device = torch.device(processes.device)
         network = lesson.network.to(self.device)
         groups = parameter_groups(
@@ -112,7 +129,6 @@ class _Run:
         self.network = processes.wrap(network)
         weight_C = balanced_weights(lesson.train.label_N, lesson.classes, settings.class_balance)
         self.weight_C = weight_C.to(self.device)
-        self.micro_batch = settings.micro_batch or math.ceil(settings.batch_size / processes.count)
         self._checkpoints: Checkpoints | None = None
         self._save_every_s = math.inf
         self._saved_s = time.monotonic()
@@ -226,16 +242,25 @@ class _Run:
         """Macro-F1 over the validation examples that can be read, by all processes together."""
         self.network.eval()
         examples, classes = self.lesson.validation, self.lesson.classes
-        counts_CC = np.zeros((classes, classes))
+        counts_CC, lost = np.zeros((classes, classes)), 0.0
         chunks = self._share(_cut(np.arange(len(examples)), _VALIDATION_BATCH))
         for inputs, label_B in examples.read(chunks, pool):
             if len(label_B):
                 with autocast(self.precision, self.device):
                     logits_BC = self.lesson.network(self.lesson.show(inputs.to(self.device)))
                 np.add.at(counts_CC, (label_B.numpy(), logits_BC.argmax(1).cpu().numpy()), 1)
-        counts_CC = self.processes.sum(counts_CC.ravel()).reshape(classes, classes)
+                lost += float((~logits_BC.isfinite()).any(dim=1).sum())
+        *counts, lost = self.processes.sum([*counts_CC.ravel(), lost])
+        counts_CC = np.reshape(counts, (classes, classes))
         if not counts_CC.any():
             raise CatalogError(f"validation {self.lesson.shown}: found none that can be read")
+        if lost and not self.state.best:
+            raise EncoderError(
+                f"tuning {self.lesson.kind}: found no finite answer about {lost:,.0f} of "
+                f"{counts_CC.sum():,.0f} validation {self.lesson.shown} after step {self.state.number:,}, "
+                f"wanted one about each; try precision=fp32 (found {self.precision}), a clip (found "
+                f"{self.settings.clip:g}), or a lower learning_rate (found {self.settings.learning_rate:g})"
+            )
         return _macro_f1(counts_CC)
 
     def _stop(self) -> None:
@@ -260,6 +285,11 @@ def rate_factor(share: float, warmup: float) -> float:
     if share < warmup:
         return 0.05 + 0.95 * share / warmup
     return 0.5 + 0.5 * math.cos(math.pi * (share - warmup) / (1 - warmup))
+
+
+def _tell(told: Told | None, epoch: dict[str, float]) -> None:
+    if told is not None:
+        told(int(epoch["epoch"]), {name: value for name, value in epoch.items() if name != "epoch"})
 
 
 def _cut(positions: np.ndarray, length: int) -> list[np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from training.moving_average import MovingAverage
 
 History = list[dict[str, float]]
+Told = Callable[[int, Mapping[str, float]], None]  # of an epoch, from 0, and what was measured in it
 
 
 @dataclass(kw_only=True, eq=False)
