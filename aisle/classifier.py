@@ -219,7 +219,12 @@ class Classifier:
 
     def judge(self, embedded: Embedded) -> Decisions:
         """What `decide` makes its answers of: the same decisions, as arrays."""
-        return self._decider.decide(self.probabilities(embedded), pattern_index(embedded.presence()))
+        return self._decider.decide(self.probabilities(embedded), pattern_index(self.read_of(embedded)))
+
+    def read_of(self, embedded: Embedded) -> np.ndarray:
+        """Float32 [B, 2]: 1 where (text, image) is there and the network has learned from such."""
+        read_B2: np.ndarray = embedded.presence() * np.array(self.fusion.settings.reads, dtype=np.float32)
+        return read_B2
 
     def predict(
         self, items: Sequence[Item], stored: Sequence[Stored] | None = None
@@ -245,7 +250,7 @@ class Classifier:
         return explained
 
     def _explain(self, embedded: Embedded, answers: Sequence[Prediction]) -> list[Explanation]:
-        present_B2 = embedded.presence()
+        present_B2 = self.read_of(embedded)
         answer_B = np.array([self.taxonomy.index(answer.category.code) for answer in answers])
         text_bits_B, image_bits_B = contributions(
             self.probabilities(embedded), answer_B, pattern_index(present_B2)
@@ -297,7 +302,7 @@ class Classifier:
             return ProductError(
                 "nothing_known",
                 field="product_id",
-                found="no text and no image, given or stored",
+                found=f"{self._nothing()}, given or stored",
                 wanted="a title, a description, an image, or an id that the feature store knows",
             )
         if not decisions.finite_B[row]:
@@ -324,6 +329,12 @@ class Classifier:
             image_source=embedded.image_source[row],
             prediction_set=self._set(decisions, row),
         )
+
+    def _nothing(self) -> str:
+        reads_text, reads_image = self.fusion.settings.reads
+        if reads_text and reads_image:
+            return "no text and no image"
+        return f"no {'text' if reads_text else 'image'}, which is all that this model reads"
 
     def _alone(self, decisions: Decisions, row: int, modality: int) -> Candidate | None:
         if decisions.pattern_B[row] not in (0, 1 + modality):

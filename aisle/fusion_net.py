@@ -23,7 +23,8 @@ LATE = ("mean", "product", "weighted", "stacked")  # the probabilities of two ba
 
 @dataclass(frozen=True, kw_only=True)
 class FusionSettings:
-    """Shape of a fusion network; saved in the bundle. `variant` is one of ALONE, FEATURE and LATE."""
+    """Shape of a fusion network; saved in the bundle. `variant` is one of ALONE, FEATURE and LATE,
+    `modalities` those of ALONE that it has learned from: nothing else of a product is to be shown to it."""
 
     variant: str = "gated"
     text_dim: int
@@ -31,14 +32,26 @@ class FusionSettings:
     hidden_dim: int = 256
     classes: int
     dropout: float = 0.3
+    modalities: tuple[str, ...] = ALONE
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "modalities", tuple(self.modalities))  # JSON has lists
         known = (*ALONE, *FEATURE, *LATE)
         if self.variant not in known:
             raise BundleError(f"fusion variant: found {self.variant!r}, wanted one of {', '.join(known)}")
 
+    @property
+    def reads(self) -> tuple[bool, bool]:
+        """Whether (text, image) says anything to it."""
+        text, image = (name in self.modalities and self.variant not in {*ALONE} - {name} for name in ALONE)
+        return text, image
+
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without modalities where both are known: a bundle of before reads the same."""
+        facts = asdict(self)
+        if self.modalities == ALONE:
+            del facts["modalities"]
+        return facts
 
 
 class FusionNet(nn.Module):

@@ -11,6 +11,8 @@ import pytest
 from page_reader import PageReader
 from test_training_commands import training
 
+from training.report import course_blocks
+
 EVIL = "<img src=x onerror=alert(1)>"  # cleaning takes tags out of a text, so its vector stays the same
 
 
@@ -112,3 +114,15 @@ def test_markup_in_a_title_is_shown_as_it_was_written(wrong_page: PageReader) ->
     titles = [words for words in wrong_page.words if EVIL in words]
     assert titles
     assert [attrs for attrs in wrong_page.all("img") if "onerror" in attrs] == []
+
+
+def test_a_head_of_two_parts_has_two_courses() -> None:
+    epochs = [(0, 0.5), (1, 0.7), (2, 0.6), (0, 0.2), (1, 0.3)]
+    history = [{"epoch": epoch, "validation_macro_f1": score} for epoch, score in epochs]
+    captions = [block.caption for block in course_blocks(history)]
+    assert captions == [
+        f"Validation macro-F1 by epoch, part {part}: the best, {best}, says how long to train."
+        for part, best in (("1 of 2", "0.700, after epoch 2 of 3"), ("2 of 2", "0.300, after epoch 2 of 2"))
+    ]
+    assert [len(block.table.rows) for block in course_blocks(history) if block.table] == [3, 2]
+    assert list(course_blocks([{"both 0": 0.1}])) == []

@@ -6,7 +6,7 @@ Shapes: N products, C categories.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,11 @@ def embedded_of(vectors: Vectors) -> Embedded:
         text_source=text_source,
         image_source=image_source,
     )
+
+
+def read_by(classifier: Classifier, vectors: Vectors) -> Vectors:
+    """The same products with the modalities that the classifier has learned from, and no others."""
+    return replace(vectors, present_N2=classifier.read_of(embedded_of(vectors)))
 
 
 def evaluate(classifier: Classifier, vectors: Vectors) -> dict[str, Any]:

@@ -60,6 +60,16 @@ def fit_head(
     return combine(settings.variant, parts[0], parts[1], validation, stack_on), history
 
 
+def courses(history: History) -> list[History]:
+    """A history's epochs, those of each part that was trained alone for themselves."""
+    found: list[History] = []
+    for epoch in history:
+        if not epoch["epoch"]:
+            found.append([])
+        found[-1].append(epoch)
+    return found
+
+
 def fit_alone(
     modality: str,
     train: Vectors,
@@ -69,7 +79,7 @@ def fit_alone(
     start: FusionNet | None = None,
     watch: Watch | None = None,
 ) -> tuple[FusionNet, History]:
-    """A head that reads one modality. One without products to learn from stays untrained."""
+    """A head that reads one modality. One without products to learn from takes all categories for alike."""
     own = replace(settings, variant=modality)
     train, validation = train.alone(modality), validation.alone(modality)
     if len(train) and len(validation):
@@ -83,7 +93,11 @@ def fit_alone(
         classes=classes,
         dropout=settings.dropout,
     )
-    return build_fusion(shape).eval(), []
+    alone = build_fusion(shape).eval()
+    assert isinstance(alone, Alone)
+    for weight in alone.head[-1].parameters():
+        torch.nn.init.zeros_(weight)
+    return alone, []
 
 
 def out_of_fold(

@@ -13,7 +13,7 @@ from aisle import store
 from aisle.classifier import Classifier
 from aisle.errors import CatalogError
 from training.catalog import Catalog, ColumnMap, read_catalog
-from training.evaluation import answer_frame, evaluate
+from training.evaluation import answer_frame, evaluate, read_by
 from training.fit import Vectors
 from training.labelled import read_embeddings, read_labelled
 from training.labels import FRESH, no_labels, read_ledger_labels
@@ -71,7 +71,7 @@ def read_trial(shop: Shop, tag: str, catalog: Catalog) -> Trial:
     return Trial(
         classifier=classifier,
         catalog=catalog,
-        vectors=labelled.split("test"),
+        vectors=read_by(classifier, labelled.split("test")),
         row_N=labelled.row_N[is_test],
         group_N=labelled.group_N[is_test],
         train_label_N=labelled.split("train").label_N,

@@ -56,8 +56,8 @@ class Labelled:
         return self.unlearned().rows(self.split_N == "train")
 
     def fit(self, settings: FitSettings, classes: int, start: FusionNet | None = None) -> Whole:
-        """A head of the training and validation splits."""
-        return fit_whole(
+        """A head of the training and validation splits. It knows what modalities it has learned from."""
+        whole = fit_whole(
             self.train(),
             self.split("validation"),
             settings,
@@ -66,6 +66,18 @@ class Labelled:
             validation_group_N=self.group_N[self.split_N == "validation"],
             start=start,
         )
+        whole.fusion.settings = replace(whole.fusion.settings, modalities=self.modalities())
+        return whole
+
+    def modalities(self) -> tuple[str, ...]:
+        """What a head can learn from: those that some product of the training split has."""
+        seen_2 = np.asarray(self.train().present_N2.any(axis=0))
+        return tuple(name for name, seen in zip(MODALITIES, seen_2, strict=True) if seen)
+
+    def of_modalities(self, names: tuple[str, ...]) -> Labelled:
+        """The same products without what is of no modality of these."""
+        kept_2 = np.isin(MODALITIES, names).astype(np.float32)
+        return replace(self, vectors=replace(self.vectors, present_N2=self.vectors.present_N2 * kept_2))
 
     def calibrate(self, whole: Whole, *, target_error: float) -> Calibration:
         """Calibrate a head on what is honestly known of it (scalings) and on the calibration split

@@ -121,16 +121,19 @@ def _save_encoder(shop: Shop, encoder: store.Encoder, name: str) -> str:
         return store.save_encoder(encoder, name, Path(folder) / "encoder")
 
 
-def _head_of(tag: str, taxonomy: Taxonomy, pair: Encoders, settings: FitSettings) -> FusionNet | None:
-    """The head of a registered classifier; None where it was made for other categories or encoders, or where
-    it would make no difference."""
+def _head_of(
+    tag: str, taxonomy: Taxonomy, pair: Encoders, settings: FitSettings, modalities: tuple[str, ...]
+) -> FusionNet | None:
+    """The head of a registered classifier; None where it was made for other categories, encoders or
+    modalities, or where it would make no difference."""
     if settings.variant == "linear":
         return None  # its best weights are the same wherever the search for them begins
     bundle = store.load_bundle(tag)
     found = (bundle.taxonomy.codes, bundle.text_encoder.revision, bundle.image_encoder.revision)
     wanted = (taxonomy.codes, pair.text.revision, pair.image.revision)
-    if found != wanted or bundle.fusion.settings.variant != settings.variant:
-        console.print(f"{tag} is of other categories, encoders or variant: training starts anew")
+    shape = bundle.fusion.settings
+    if found != wanted or (shape.variant, shape.modalities) != (settings.variant, modalities):
+        console.print(f"{tag} is of other categories, encoders, modalities or variant: training starts anew")
         return None
     return bundle.fusion
 
@@ -213,7 +216,11 @@ def fit(
     for name in SPLITS:
         if not (labelled.split_N == name).any():
             raise CatalogError(f"split {name}: found no product, wanted some; the catalogue is too small")
-    start = _head_of(start_from, taxonomy, pair, settings) if start_from else None
+    modalities = labelled.modalities()
+    if not modalities:
+        raise CatalogError("split train: found no product with a vector that a head may see, wanted some")
+    labelled = labelled.of_modalities(modalities)
+    start = _head_of(start_from, taxonomy, pair, settings, modalities) if start_from else None
     whole = labelled.fit(settings, len(taxonomy), start)
     reference = labelled.reference_rows(settings.seed)
     bundle = make_bundle(

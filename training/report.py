@@ -15,6 +15,7 @@ import numpy as np
 from aisle.classifier import Classifier
 from training.charts import Line, plot
 from training.evaluation import evaluate
+from training.heads import courses
 from training.judge import Trial
 from training.page import Block, Facts, Figure, Page, Paragraph, Section, Table
 from training.reference import reference_columns
@@ -142,9 +143,10 @@ def _same(registered: Mapping[str, float], now: Mapping[str, float]) -> bool:
 def _data(found: Findings) -> Iterator[Block]:
     data = found.classifier.bundle.card["data"]
     names = {
-        "train": "trains the fusion head (and a share of it the image encoder)",
-        "validation": "stops training; temperatures",
-        "calibration": "accept thresholds",
+        "train": "trains the head (and a share of it the encoders that are trained on the catalogue)",
+        "validation": "says how long to train, how to combine and how sure to be; then trains the head too, "
+        "unless there are very many",
+        "calibration": "accept thresholds and prediction sets",
         "test": "these figures, and nothing else",
     }
     products = data["products"]
@@ -185,25 +187,33 @@ def _card(found: Findings) -> Iterator[Block]:
         threshold = "accepts nothing" if pattern.threshold > 1 else f"accepts from {pattern.threshold:.4f} on"
         rows.append((f"calibration: {name}", f"temperature {pattern.temperature:.3f}, {threshold}"))
     yield Facts(rows=rows)
-    yield from _course(card.get("history", []))
+    yield from course_blocks(card.get("history", []))
 
 
 def _shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _course(history: list[dict[str, float]]) -> Iterator[Block]:
+def course_blocks(history: list[dict[str, float]]) -> Iterator[Figure]:
     """How training went, where the card tells its epochs."""
-    scores = [epoch["validation_macro_f1"] for epoch in history if "validation_macro_f1" in epoch]
-    if len(scores) < 2:
+    if not history or "epoch" not in history[0]:
         return
+    runs = courses(history)
+    for at, epochs in enumerate(runs, start=1):
+        if len(epochs) > 1:
+            yield _curve(epochs, f", part {at} of {len(runs)}" if len(runs) > 1 else "")
+
+
+def _curve(epochs: list[dict[str, float]], part: str) -> Figure:
+    scores = [epoch["validation_macro_f1"] for epoch in epochs]
     best = int(np.argmax(scores))
     low = max(0.0, min(scores) - 0.02)
-    yield Figure(
-        caption=f"Validation macro-F1 by epoch: the best, {scores[best]:.3f}, after epoch {best + 1} of "
-        f"{len(scores)}, is the one that was kept.",
+    return Figure(
+        caption=f"Validation macro-F1 by epoch{part}: the best, {scores[best]:.3f}, after epoch {best + 1} "
+        f"of {len(scores)}, says how long to train.",
         drawing=plot(
-            f"Validation macro-F1 over {len(scores)} epochs, from {scores[0]:.3f} to {scores[best]:.3f}",
+            f"Validation macro-F1 over {len(scores)} epochs{part}, from {scores[0]:.3f} to "
+            f"{scores[best]:.3f}",
             x_label="epoch",
             y_label="macro-F1",
             lines=[Line(x_K=range(1, len(scores) + 1), y_K=scores)],
@@ -213,10 +223,10 @@ def _course(history: list[dict[str, float]]) -> Iterator[Block]:
         ),
         table=Table(
             caption="The epochs as numbers",
-            head=("epoch", *(name for name in history[0] if name != "epoch")),
+            head=("epoch", *(name for name in epochs[0] if name != "epoch")),
             rows=[
                 (f"{at + 1}", *(f"{value:.4f}" for name, value in epoch.items() if name != "epoch"))
-                for at, epoch in enumerate(history)
+                for at, epoch in enumerate(epochs)
             ],
             folded=True,
         ),

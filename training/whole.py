@@ -18,7 +18,7 @@ from aisle.fusion import FusionNet, fusion_logits
 from aisle.fusion_net import ALONE
 from aisle.late_fusion import Late
 from training.fit import FitSettings, Vectors, fit_fusion
-from training.heads import History, exchange, fit_head, part
+from training.heads import History, courses, exchange, fit_head, part
 from training.regression import fit_linear
 
 REFIT_BELOW = 20_000  # training products; of more, a head learns next to nothing from the validation products
@@ -124,9 +124,4 @@ def _again(
 
 def _best_epochs(history: History) -> list[int]:
     """How many epochs were best for each run of the history."""
-    scores: list[list[float]] = []
-    for epoch in history:
-        if not epoch["epoch"]:
-            scores.append([])
-        scores[-1].append(epoch["validation_macro_f1"])
-    return [1 + int(np.argmax(run)) for run in scores]
+    return [1 + int(np.argmax([epoch["validation_macro_f1"] for epoch in run])) for run in courses(history)]
