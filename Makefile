@@ -73,7 +73,7 @@ fuzz: setup ## after make demo: 10,000 hostile requests on each door
 soak: setup ## after make demo: MINUTES=30 of mixed load; memory must stay level
 	AISLE_HOME=$(DEMO_HOME) BENTOML_HOME=$(DEMO_HOME)/bentoml $(RUN) -m benchmarks.soak --minutes $(or $(MINUTES),30)
 
-kill: setup ## after make demo: encode, killed ten times, ends with the same bytes
+kill: setup ## after make demo: encode, fit and tune-image, each killed ten times, end with the same bytes
 	AISLE_HOME=$(DEMO_HOME) BENTOML_HOME=$(DEMO_HOME)/bentoml $(RUN) -m benchmarks.kill $(ARGS)
 
 bench-quality: setup ## every way of fusing on DATA=<folder or file>
