@@ -31,6 +31,7 @@ from service.doors import METHODS, Doors, early_refusal
 from service.drain import Drain
 from service.grpc_server import GrpcServer
 from service.guard import Cancellable, EdgeGuard, HeldBytes
+from service.http_headers import bound_headers
 from service.keys import KeyRing
 from service.labels import LabelBook
 from service.ladder import largest_batch
@@ -64,6 +65,7 @@ def telemetry() -> Telemetry:
 
 
 def guarded(app: ASGIApp) -> ASGIApp:
+    bound_headers()  # of the server that BentoML starts next
     watching = porter()
     return EdgeGuard(
         app,

@@ -143,7 +143,7 @@ class Desk:
                     reply = await work(given, ask, timeout_s, self.champion(), began)
                 return reply
         except TimeoutError as error:
-            reason = DEADLINE_SHORT if self.is_short(terms.timeout_s) else "timeout"
+            reason = DEADLINE_SHORT if self.is_short(terms.chosen_s) else "timeout"
             found, wanted = f"no answer after {timeout_s:.3g} s", "one in time"
             raise RequestError(LATE_STATUS, reason, field="request", found=found, wanted=wanted) from error
         except RequestError as error:

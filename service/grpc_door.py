@@ -53,7 +53,7 @@ class GrpcDoor(ClassifierServicer):
         self, requests: AsyncIterator[pb.ClassifyRequest], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.ClassifyResponse]:
         try:
-            priority = terms_of(context, Priority.BULK).priority
+            whole = terms_of(context, Priority.BULK)
         except RequestError as error:
             await abort(context, error)
         begun: asyncio.Queue[asyncio.Task[pb.ClassifyResponse] | None] = asyncio.Queue()
@@ -63,7 +63,8 @@ class GrpcDoor(ClassifierServicer):
         async def begin() -> None:
             try:
                 async for request in requests:
-                    terms = Terms(priority=priority, timeout_s=context.time_remaining())
+                    left_s = context.time_remaining()
+                    terms = Terms(priority=whole.priority, timeout_s=left_s, stream_s=whole.timeout_s)
                     task = asyncio.create_task(self._answer(request, terms))
                     tasks.add(task)
                     begun.put_nowait(task)

@@ -13,10 +13,11 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
-from service.errors import RequestError, overloaded
+from service.errors import DEADLINE_SHORT, RequestError, overloaded
 from service.grpc_calls import Metadata, abort
 from service.metrics import METHODS
 from service.porter import GRPC, OPEN, Porter
+from service.protobuf_fields import MOST_FIELDS, has_more_fields
 from service.telemetry import Telemetry
 
 MAX_PROBES = 64  # health checks and watches under way in a worker
@@ -29,14 +30,14 @@ Handler = grpc.RpcMethodHandler
 
 @dataclass(frozen=True, slots=True)
 class _Broken:
-    """A message of so many bytes that could not be read. gRPC would end the call with UNKNOWN, which says
+    """What was found instead of a message that can be read. gRPC would end the call with UNKNOWN, which says
     that the server failed."""
 
-    size_bytes: int
+    found: str
+    wanted: str
 
     def refusal(self) -> RequestError:
-        found, wanted = f"{self.size_bytes:,} bytes that cannot be read", "a message of this method's type"
-        return RequestError(400, "message_broken", field="message", found=found, wanted=wanted)
+        return RequestError(400, "message_broken", field="message", found=self.found, wanted=self.wanted)
 
 
 class _Call:
@@ -57,8 +58,9 @@ class _Call:
         if not isinstance(error, asyncio.CancelledError | GeneratorExit):
             return "UNKNOWN"
         left_s = self.context.time_remaining()
-        # Deadlines travel with two or three digits, rounded up: the client's own is up to 1 % sooner.
-        is_over = left_s is not None and left_s <= 0.001 + 0.01 * (time.perf_counter() - self.began)
+        # Deadlines travel with two or three digits, rounded up: the client's own is up to 1 % sooner. And its
+        # clock began before ours, by as much as the call took to be here.
+        is_over = left_s is not None and left_s <= 0.01 + 0.01 * (time.perf_counter() - self.began)
         return "DEADLINE_EXCEEDED" if is_over else "CANCELLED"
 
 
@@ -156,8 +158,12 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
         status = call.status(error)
         seconds = time.perf_counter() - call.began if is_timed and status == "OK" else None
         self.telemetry.called(method, status, seconds)
-        if status == "DEADLINE_EXCEEDED" and method in METHODS and self.is_short(call.timeout_s):
-            self.telemetry.ran_short()
+        if status == "DEADLINE_EXCEEDED" and method in METHODS:
+            is_short = self.is_short(call.timeout_s)
+            if is_short:
+                self.telemetry.ran_short()
+            if isinstance(error, asyncio.CancelledError):  # the desk, which tells of the others, was too late
+                self.telemetry.error(DEADLINE_SHORT if is_short else "timeout")
 
     async def _refuse(self, refusal: RequestError, context: Context) -> NoReturn:
         self.telemetry.error(refusal.reason)
@@ -221,10 +227,12 @@ def _reader(read: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | Non
         return None
 
     def read_or_tell(message: bytes) -> Any:
+        if has_more_fields(message):
+            return _Broken(f"more than {MOST_FIELDS:,} fields", f"at most {MOST_FIELDS:,}")
         try:
             return read(message)
         except DecodeError:
-            return _Broken(len(message))
+            return _Broken(f"{len(message):,} bytes that cannot be read", "a message of this method's type")
 
     return read_or_tell
 

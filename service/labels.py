@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from aisle.errors import ProductError
 from aisle.ledger import Label, Ledger
+from aisle.product import check_product_id
 from aisle.taxonomy import Taxonomy
 from service.errors import RequestError, error_object
-from service.json_door import check_content_type, describe, field_of, parse_json
+from service.json_door import check_content_type, describe, field_of, parse_json, with_one_unknown
 from service.ledger_reader import LedgerReader
 from service.wire import MAX_LABELS, LabelIn, LabelsEnvelope
 
@@ -83,7 +84,7 @@ def read_labels(content_type: str, body: bytes) -> list[Given]:
     check_content_type(content_type, "/v1/labels")
     data = parse_json(body)
     try:
-        envelope = LabelsEnvelope.model_validate(data)
+        envelope = LabelsEnvelope.model_validate(with_one_unknown(data, LabelsEnvelope))
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         field = field_of(detail, "body")
@@ -96,7 +97,7 @@ def read_labels(content_type: str, body: bytes) -> list[Given]:
 
 def _read_label(data: Any) -> Given:
     try:
-        given = LabelIn.model_validate(data)
+        given = LabelIn.model_validate(with_one_unknown(data, LabelIn))
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         field = field_of(detail, "label")
@@ -113,6 +114,11 @@ def _read_label(data: Any) -> Given:
             found=f"{found} of prediction_id and product_id",
             wanted="exactly one of them",
         )
+    if given.product_id is not None:
+        try:
+            check_product_id(given.product_id)
+        except ProductError as error:
+            return error
     return Label(
         prediction_id=given.prediction_id,
         product_id=given.product_id,

@@ -6,9 +6,9 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
@@ -35,6 +35,11 @@ METHODS: Mapping[str, Sequence[str]] = {
 JSON_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the binary tensors
 
 
+# Of a request. Without a bound pydantic makes errors of each of a million wrong ones: seconds, and gigabytes.
+MAX_TENSORS = 16
+MAX_DIMENSIONS = 8
+
+
 class _Lenient(BaseModel):
     """Clients may say more than we know; what we know has the right type."""
 
@@ -44,7 +49,7 @@ class _Lenient(BaseModel):
 class InputIn(_Lenient):
     name: str
     datatype: str
-    shape: list[int]
+    shape: Annotated[list[int], Field(max_length=MAX_DIMENSIONS)]
     parameters: dict[str, Any] = {}
     data: list[Any] | None = None
 
@@ -57,8 +62,8 @@ class OutputIn(_Lenient):
 class InferIn(_Lenient):
     id: str = ""
     parameters: dict[str, Any] = {}
-    inputs: list[InputIn]
-    outputs: list[OutputIn] = []
+    inputs: Annotated[list[InputIn], Field(max_length=MAX_TENSORS)]
+    outputs: Annotated[list[OutputIn], Field(max_length=MAX_TENSORS)] = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +141,8 @@ def read_query(headers: Mapping[str, str], body: bytes) -> Query:
         field = field_of(detail, "body")
         found = "nothing" if detail["type"] == "missing" else describe(detail["input"])
         wanted = "inputs with name, shape, datatype and data"
+        if detail["type"] == "too_long":
+            found, wanted = f"{len(detail['input']):,} of them", f"at most {detail['ctx']['max_length']}"
         raise RequestError(422, "value_wrong", field=field, found=found, wanted=wanted) from error
     if encodable_json(request.id) is None:  # it is given back
         field, found = broken_text(data, "id")

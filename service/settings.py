@@ -182,7 +182,7 @@ class Settings:
             "AISLE_MAX_HELD_BYTES",
             str(512 * 2**20),
             integer(1_024, 2**40),
-            "all bodies and gRPC messages that one worker holds at once; more are shed",
+            "all bodies, and whole gRPC messages, that one worker holds at once; more are shed",
         )
     )
     body_timeout_s: float = field(

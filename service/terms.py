@@ -26,10 +26,17 @@ class Priority(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Terms:
-    """`timeout_s` is None where the client does not say how long it waits."""
+    """`timeout_s` is None where the client does not say how long it waits. Of a later message of a stream it
+    is what is left, and `stream_s` what the client gave the whole."""
 
     priority: Priority = Priority.INTERACTIVE
     timeout_s: float | None = None
+    stream_s: float | None = None
+
+    @property
+    def chosen_s(self) -> float | None:
+        """The time that the client chose."""
+        return self.timeout_s if self.stream_s is None else self.stream_s
 
 
 DEFAULT = Terms()
@@ -56,6 +63,7 @@ def read_priority(text: str | None, default: Priority = Priority.INTERACTIVE) ->
 def _read_timeout(text: str | None) -> float | None:
     if text is None:
         return None
+    text = text.strip(" \t")  # which is no part of a header's value (RFC 9110)
     if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS and int(text) > 0):
         raise _wrong(TIMEOUT, text, f"milliseconds, a whole number of 1 to {_MAX_DIGITS} digits")
     return int(text) / 1000

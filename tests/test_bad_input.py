@@ -234,6 +234,7 @@ BAD_ENVELOPES: dict[str, tuple[bytes, str, int, str, str, str, str]] = {
     "0 products": (body({"products": []}), "application/json", 422, "product_count", "products", "0 products", "1 to 256"),
     "257 products": (body({"products": [GOOD_BEFORE] * 257}), "application/json", 422, "product_count", "products", "257 products", "1 to 256"),
     "products an object": (body({"products": GOOD_BEFORE}), "application/json", 422, "value_wrong", "products", "an object", "a list of 1 to 256"),
+    "many unknown fields": (body({**GOOD, "topk": 3} | {f"k{i}": i for i in range(9_999)}), "application/json", 422, "field_unknown", "topk", "unknown", "one of products"),
     "unknown field": (body({**GOOD, "topk": 3}), "application/json", 422, "field_unknown", "topk", "unknown", "one of products"),
     "top_k 0": (body({**GOOD, "top_k": 0}), "application/json", 422, "value_wrong", "top_k", "a number (0)", "1 to 100"),
     "top_k 101": (body({**GOOD, "top_k": 101}), "application/json", 422, "value_wrong", "top_k", "a number (101)", "1 to 100"),

@@ -176,6 +176,8 @@ def test_a_deadline_that_is_over_is_no_client_that_left(service: TinyService) ->
     asyncio.run(run())
     assert counted(service) == {(CLASSIFY, "DEADLINE_EXCEEDED"): 2}
     assert service.sample("aisle_short_deadlines_total") == 1
+    reasons = ("deadline_short", "timeout")
+    assert [service.sample("aisle_errors_total", reason=reason) for reason in reasons] == [1, 1]
 
 
 def test_a_deadline_as_long_as_is_promised_is_no_short_one(service: TinyService) -> None:
@@ -414,6 +416,17 @@ def test_a_stream_that_cannot_be_read_on_ends(service: TinyService) -> None:
 
     asyncio.run(run())
     assert counted(service) == {(STREAM, "INVALID_ARGUMENT"): 1}
+
+
+def test_a_message_of_a_million_empty_products_is_refused_unparsed(service: TinyService) -> None:
+    async def run() -> None:
+        async with served(service) as channel:
+            raw = channel.unary_unary(CLASSIFY)
+            code, info, _ = await refused(raw(b"\x0a\x00" * 1_000_000))
+            assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "message_broken")
+            assert info.metadata["found"] == "more than 1,024 fields"
+
+    asyncio.run(run())
 
 
 def test_a_message_that_cannot_be_read_is_its_senders_fault(service: TinyService) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from schemathesis.generation import GenerationMode
 
 from benchmarks.fuzz import SEED, Figures, doors, failures, fuzz, good_answer
 from benchmarks.hostile import ATTEMPTS, RIGHT_MESSAGES
+from service.http_headers import MOST_BYTES
 from service.openapi import specification
 
 REQUESTS = 300  # a door
@@ -86,6 +88,13 @@ def test_answers_are_what_the_openapi_page_says(
         case.validate_response(response, checks=CONFORMS)
 
     ask()
+
+
+def test_headers_are_bounded_before_the_guard(server: LiveServer) -> None:
+    """The protocol is put under BentoML's server: it must have taken it."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\na: " + b"b" * MOST_BYTES + b"\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 431")
 
 
 def test_the_server_is_as_it_was_before(server: LiveServer, before: tuple[list[Any], set[int], int]) -> None:

@@ -165,6 +165,20 @@ def test_binary_tensors_that_do_not_fit_are_refused(
     assert (answer.status_code, answer.json()["error"][: len(said)]) == (422, said)
 
 
+@pytest.mark.parametrize("name", ["inputs", "outputs"])
+def test_a_million_tensors_are_one_fault(service: TinyService, name: str) -> None:
+    body = {"inputs": [tensor("title", "a")], name: [{}] * 1_000_000}
+    answer = service.client.post(f"{PATH}/infer", json=body)
+    assert answer.status_code == 422
+    assert answer.json() == {"error": f"{name}: found 1,000,000 of them, wanted at most 16"}
+
+
+def test_a_million_dimensions_are_one_fault(service: TinyService) -> None:
+    answer = infer(service, tensor("title", "a", shape=[""] * 1_000_000))
+    assert answer.status_code == 422
+    assert answer.json() == {"error": "inputs.0.shape: found 1,000,000 of them, wanted at most 8"}
+
+
 def test_another_model_is_not_there(service: TinyService) -> None:
     assert service.client.post("/v2/models/resnet/infer", json={}).status_code == 404
 

@@ -1,0 +1,105 @@
+"""What comes before a body is bounded: real uvicorn, real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service.http_headers import LINE_BYTES, MOST_BYTES, READ_BYTES, bound_headers
+
+BEGINNING = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n"
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = await Request(scope, receive).body()
+    await Response(body)(scope, receive, send)
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    bound_headers()
+    server = uvicorn.Server(uvicorn.Config(echo, lifespan="off", log_level="error"))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+        thread.start()
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        thread.join()
+
+
+def asked(port: int, *parts: bytes) -> bytes:
+    """What comes back until the server ends the connection, or has answered."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        try:
+            for part in parts:
+                connection.sendall(part)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has ended the connection: what it said may be read still
+        try:
+            return connection.recv(65_536)
+        except ConnectionResetError:
+            return b"reset"
+
+
+def header(size: int) -> bytes:
+    """One that counts `size` bytes."""
+    return b"a: " + b"b" * (size - LINE_BYTES - 1) + b"\r\n"
+
+
+def used() -> int:
+    return len("/echo") + len("Hostx") + len("Content-Length2") + 2 * LINE_BYTES
+
+
+def test_as_much_as_is_allowed_is_answered(port: int) -> None:
+    answer = asked(port, BEGINNING + header(MOST_BYTES - used()) + b"\r\nhi")
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"hi")
+
+
+def test_a_byte_more_is_refused_in_the_shape_of_all_errors(port: int) -> None:
+    answer = asked(port, BEGINNING + header(MOST_BYTES - used() + 1) + b"\r\nhi")
+    assert answer.startswith(b"HTTP/1.1 431")
+    assert b'"reason":"headers_too_long"' in answer
+    assert b"\r\nconnection: close\r\n" in answer.lower()
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [b"a:\r\n" * 100_000, b"a: " + b"b" * 8 * READ_BYTES],
+    ids=["many headers", "a header without end"],
+)
+def test_a_flood_of_headers_is_cut_off(port: int, flood: bytes) -> None:
+    answer = asked(
+        port, b"GET / HTTP/1.1\r\n", *(flood[i : i + 65_536] for i in range(0, len(flood), 65_536))
+    )
+    assert answer.startswith((b"HTTP/1.1 431", b"reset"))
+
+
+def test_a_long_address_is_refused(port: int) -> None:
+    assert asked(port, b"GET /" + b"a" * MOST_BYTES + b" HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 431")
+
+
+def test_trailers_without_end_are_cut_off(port: int) -> None:
+    begin = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\na: "
+    assert asked(port, begin, *[b"b" * 65_536] * 32).startswith((b"HTTP/1.1 431", b"reset"))
+
+
+def test_a_long_body_is_no_header(port: int) -> None:
+    size = 4 * READ_BYTES
+    lines = b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size
+    answer = asked(port, lines, b"x" * size)
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_what_is_no_http_is_a_400(port: int) -> None:
+    assert asked(port, b"no http\r\n\r\n").startswith(b"HTTP/1.1 400")
