@@ -18,6 +18,7 @@ from torch import nn
 
 from aisle.backbone import BACKBONES, build_backbone, fold_batch_norms
 from aisle.errors import BundleError, EncoderError
+from aisle.graphs import SIZES, Graphs, Recorder
 from aisle.manifest import verify_manifest, write_manifest
 from aisle.picture import DECODING, ImageSettings, decode_image, decode_with_size, image_hash
 from aisle.picture_header import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, sniff
@@ -60,6 +61,7 @@ class ImageEncoder:
         self.weights = weights
         self.revision = revision
         self.dim = BACKBONES[backbone]
+        self._graphs: Graphs | None = None
 
     @property
     def device(self) -> torch.device:
@@ -80,13 +82,29 @@ class ImageEncoder:
             vectors_BD[batch] = self._forward(pixels_BHWC[batch])
         return vectors_BD
 
+    @property
+    def is_recorded(self) -> bool:
+        return self._graphs is not None
+
+    @torch.inference_mode()
+    def record(self, recorder: Recorder) -> None:
+        """From now on replay what `recorder` makes of the passes (aisle/graphs.py)."""
+        size = self.settings.size
+        chance = torch.Generator().manual_seed(0)
+        pixels_BHWC = torch.randint(256, (SIZES[-1], size, size, 3), dtype=torch.uint8, generator=chance)
+        examples = [pixels_BHWC[:rows].to(self.device) for rows in SIZES]
+        self._graphs = Graphs(self._pooled, examples, recorder)
+
     @torch.inference_mode()
     def _forward(self, pixels_BHWC: np.ndarray) -> np.ndarray:
-        # [B, H, W, C] in memory, seen as [B, C, H, W], is channels_last already.
-        pixels_BCHW = torch.from_numpy(np.ascontiguousarray(pixels_BHWC)).permute(0, 3, 1, 2)
-        pooled_BD = self.model(normalise(pixels_BCHW.to(self.device)))
-        vectors: np.ndarray = pooled_BD.cpu().numpy()
+        pixels = torch.from_numpy(np.ascontiguousarray(pixels_BHWC)).to(self.device)
+        vectors: np.ndarray = (self._graphs or self._pooled)(pixels).cpu().numpy()
         return vectors
+
+    def _pooled(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
+        # [B, H, W, C] in memory, seen as [B, C, H, W], is channels_last already.
+        pooled_BD: torch.Tensor = self.model(normalise(pixels_BHWC.permute(0, 3, 1, 2)))
+        return pooled_BD
 
     def save(self, folder: Path) -> str:
         """Write weights, settings and manifest into `folder`; return the revision."""
@@ -145,7 +163,7 @@ def normalise(pixels_BCHW: torch.Tensor) -> torch.Tensor:
     return pixels_BCHW.float().mul(scale_1CHW).add_(shift_1CHW)
 
 
-@functools.lru_cache(8)
+@functools.cache  # for good: what is recorded on a GPU (aisle/graphs.py) reads them where they lie
 def _planes(height: int, width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """What to multiply pixels by, and to add: of a whole picture, channels last as pixels are, because three
     numbers at a time are seven times slower."""

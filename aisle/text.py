@@ -21,6 +21,7 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from aisle.errors import EncoderError
+from aisle.graphs import SIZES, Graphs, Recorder
 from aisle.manifest import verify_manifest, write_manifest
 
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
@@ -29,6 +30,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f​-‏﻿]+")
 _SPACE = re.compile(r"\s+")
 _MARKS_IN_A_ROW = 30
 PRETRAINED = "pretrained"
+_LENGTHS = (16, 32, 64, 128, 256, 512, 1_024)  # tokens that texts are filled up to where passes are recorded
 _ENCODE_BATCH = 32  # texts a forward pass: longer batches only add padding on a CPU
 
 
@@ -125,6 +127,8 @@ class TextEncoder:
         self.revision = revision
         self.dim = int(model.config.hidden_size)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self._graphs: Graphs | None = None
+        self._lengths: Sequence[int] = ()  # of _LENGTHS, those that are recorded
 
     @property
     def device(self) -> torch.device:
@@ -149,14 +153,37 @@ class TextEncoder:
         ids: list[list[int]] = batch["input_ids"]
         return ids
 
+    @property
+    def is_recorded(self) -> bool:
+        return self._graphs is not None
+
+    @torch.inference_mode()
+    def record(self, recorder: Recorder) -> None:
+        """From now on replay what `recorder` makes of the passes (aisle/graphs.py)."""
+        most = self.settings.max_tokens
+        self._lengths = [*(length for length in _LENGTHS if length < most), most]
+        chance = torch.Generator().manual_seed(0)
+        examples = []
+        for length in self._lengths:
+            tokens_B2T = torch.ones((SIZES[-1], 2, length), dtype=torch.long)
+            tokens_B2T[:, 0].random_(int(self.model.config.vocab_size), generator=chance)
+            tokens_B2T[:, 1, length // 2 :] = 0
+            examples += [tokens_B2T[:rows].to(self.device) for rows in SIZES]
+        self._graphs = Graphs(self._pooled, examples, recorder)
+
     @torch.inference_mode()
     def _forward(self, token_ids: list[list[int]]) -> np.ndarray:
-        tokens_B2T = pad_tokens(token_ids, self.pad_id).to(self.device)
+        longest = max(map(len, token_ids), default=1)
+        length = next((length for length in self._lengths if length >= longest), longest)
+        tokens_B2T = pad_tokens(token_ids, self.pad_id, length).to(self.device)
+        vectors: np.ndarray = (self._graphs or self._pooled)(tokens_B2T).cpu().numpy()
+        return vectors
+
+    def _pooled(self, tokens_B2T: torch.Tensor) -> torch.Tensor:
         pooled_BD = mean_pooled(self.model, tokens_B2T)
         if self.settings.normalize:
             pooled_BD = torch.nn.functional.normalize(pooled_BD, dim=-1)
-        vectors: np.ndarray = pooled_BD.float().cpu().numpy()
-        return vectors
+        return pooled_BD.float()
 
     def save(self, folder: Path) -> str:
         """Write weights, tokenizer, settings and manifest into a new folder; return the revision."""
@@ -201,9 +228,11 @@ class TextEncoder:
         return encoder
 
 
-def pad_tokens(token_ids: Sequence[Sequence[int]], pad_id: int) -> torch.Tensor:
-    """Int64 [B, 2, T]: ids filled up to the longest text, and 1 where they are the text's own."""
-    tokens_B2T = torch.zeros((len(token_ids), 2, max(map(len, token_ids), default=1)), dtype=torch.long)
+def pad_tokens(token_ids: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -> torch.Tensor:
+    """Int64 [B, 2, T]: ids filled up to `length` (the longest text's where that is None), and 1 where they
+    are the text's own."""
+    length = length or max(map(len, token_ids), default=1)
+    tokens_B2T = torch.zeros((len(token_ids), 2, length), dtype=torch.long)
     tokens_B2T[:, 0] = pad_id
     for row, ids in enumerate(token_ids):
         tokens_B2T[row, 0, : len(ids)] = torch.tensor(ids)

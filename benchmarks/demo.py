@@ -82,7 +82,7 @@ def main(
         products = [_as_sent(catalog.product(row), i) for i, row in enumerate(rows)]
         truth = [catalog.products.category.iloc[row] for row in rows]
         results = _classify(url, products)
-        offline = load_classifier(tag).pack()
+        offline = load_classifier(tag).optimise()
         figures = {
             "seconds": round(time.monotonic() - started, 1),
             "macro_f1": {

@@ -32,7 +32,7 @@ def main() -> None:
     given = parser.parse_args()
     keep_freed_memory()
     products = [read_product(path) for path in sorted(given.products.iterdir())]
-    print(json.dumps(measure(load_classifier().pack(), products, given.seconds)))
+    print(json.dumps(measure(load_classifier().optimise(), products, given.seconds)))
 
 
 def read_product(path: Path) -> Product:

@@ -139,7 +139,7 @@ def _classifier() -> Classifier:
         image_encoder=EncoderRef(revision=image.revision, dim=image.dim),
         reference={},
     )
-    return Classifier(bundle, text, image, version="bench").pack()
+    return Classifier(bundle, text, image, version="bench").optimise()
 
 
 def _limits() -> dict[str, int]:

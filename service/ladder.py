@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aisle.classifier import Item
 
 _TRIES = 2  # the better one counts: the first meets a size for the first time
-_ENGINE = "packed layers"  # changed when the engine gets quicker: kept seconds are then too long
+_ENGINE = "packed layers, recorded passes"  # changed when it gets quicker: kept seconds are too long then
 _HOPELESS = 1.2  # times the target: the next rung would take at least as much longer, on any device
 
 logger = logging.getLogger("aisle.service")

@@ -52,7 +52,7 @@ def _load_alone(settings: Settings, tag: str) -> Classifier:
 
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(settings.model_threads or max(1, cores // settings.workers))
-    return store.load_classifier(tag, settings.device).pack()
+    return store.load_classifier(tag, settings.device).optimise()
 
 
 def _load_beside(tag: str, old: Classifier) -> Classifier:
@@ -67,7 +67,7 @@ def _load_beside(tag: str, old: Classifier) -> Classifier:
     if bundle.image_encoder != old.bundle.image_encoder:
         image_encoder = store.load_image_encoder(bundle.image_encoder.revision, old.device)
     version = store.resolve(tag)
-    return Classifier(bundle, text_encoder, image_encoder, version=version, device=old.device).pack()
+    return Classifier(bundle, text_encoder, image_encoder, version=version, device=old.device).optimise()
 
 
 def open_features(

@@ -51,7 +51,7 @@ def register(seed: int, scratch: Path) -> str:
 
 def answers(tag: str) -> list[tuple[str, float]]:
     """(category code, confidence) of each of PRODUCTS."""
-    classifier = store.load_classifier(tag, "cpu").pack()
+    classifier = store.load_classifier(tag, "cpu").optimise()
     items = [classifier.prepare(KEPT if product.product_id else product) for product in PRODUCTS]
     predictions = [one for one in classifier.predict(items) if isinstance(one, Prediction)]
     return [(one.category.code, one.confidence) for one in predictions]

@@ -44,7 +44,7 @@ def score_command(
 ) -> None:
     """Classify the whole catalogue again from its stored vectors. Resumes after a kill."""
     shop = Shop.open(Settings.from_environment())
-    classifier = store.load_classifier(tag, shop.device).pack()
+    classifier = store.load_classifier(tag, shop.device).optimise()
     specs = view_specs(shop, Encoders(text=classifier.text_encoder, image=classifier.image_encoder))
     wanted = _read_ids(products) if products else None
     report = score(classifier, specs, shop.environment.features, folder, wanted=wanted, top_k=top_k)
