@@ -64,7 +64,7 @@ def evaluate(classifier: Classifier, vectors: Vectors) -> dict[str, Any]:
         "image": _alone(vectors, probabilities_PNC[2], column=1),
         "ece": expected_calibration_error(confidence_N, correct_N),
         "reliability": [asdict(one) for one in reliability(confidence_N, correct_N)],
-        "risk_coverage": risk_coverage(confidence_N, correct_N).to_json(),
+        "risk_coverage": risk_coverage(confidence_N, correct_N).thinned().to_json(),
         "prediction_sets": _sets(classifier, predictions, vectors.label_N),
         "accepted_share": float(accepted_N.mean()),
         "accepted_error": float((~correct_N[accepted_N]).mean()) if accepted_N.any() else None,

@@ -1,4 +1,4 @@
-"""Figures of a classifier's trustworthiness, as matplotlib figures; `svg` and `png` make files of them.
+"""Figures of a classifier's trustworthiness, as matplotlib figures; `png` makes a file of one.
 
 Nothing is drawn that was not measured: each takes what training/confidence.py found.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from training.confidence import Bin, RiskCoverage
@@ -71,15 +70,6 @@ def draw_risk_coverage(
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", frameon=False)
     return figure
-
-
-def svg(figure: Figure) -> str:
-    """The figure as an <svg> element to put into a page: text stays text, and equal figures are equal."""
-    file = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "aisle"}):
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    whole = file.getvalue()
-    return whole[whole.index("<svg") :]
 
 
 def png(figure: Figure) -> bytes:

@@ -12,25 +12,18 @@ import numpy as np
 from sklearn.metrics import f1_score
 
 from training.charts import Dot, Line, bar, matrix, plot
+from training.confidence import Bin, RiskCoverage, reliability, risk_coverage
 from training.page import Block, Figure, Paragraph, Table
+from training.share import Share, share_of
 from training.slices import Slice
-from training.verdicts import (
-    Bin,
-    RiskCoverage,
-    Share,
-    Verdicts,
-    reliability,
-    risk_coverage,
-    share_of,
-    thinned,
-)
+from training.verdicts import Verdicts
 
 MATRIX_CATEGORIES = 60  # more would not be readable
 _CONFUSIONS = 20
 _COVERAGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 
 
-def interval(share: Share) -> str:
+def interval(share: Share | Bin) -> str:
     """A share's 95 % interval in words."""
     return f"{share.low:.1%} to {share.high:.1%}"
 
@@ -145,21 +138,22 @@ def _most_confused(wrong_CC: np.ndarray) -> np.ndarray:
 
 def confidence_blocks(verdicts: Verdicts, metrics: Mapping[str, Any]) -> list[Block]:
     """Reliability and risk-coverage."""
-    return [_reliability(reliability(verdicts), metrics["ece"]), _risk(verdicts, metrics)]
+    bins = reliability(verdicts.confidence_N, verdicts.correct_N, verdicts.group_N)
+    return [_reliability(bins, metrics["ece"]), _risk(verdicts, metrics)]
 
 
 def _reliability(bins: Sequence[Bin], ece: float) -> Figure:
     rows = [
         (
-            f"{b.low:.0%} to {b.high:.0%}",
-            f"{b.right.products:,}",
+            f"{b.start:.0%} to {b.stop:.0%}",
+            f"{b.products:,}",
             f"{b.confidence:.1%}",
-            f"{b.right.value:.1%}",
-            interval(b.right),
+            f"{b.accuracy:.1%}",
+            interval(b),
         )
         for b in bins
     ]
-    dots = [Dot(x=b.confidence, y=b.right.value, low=b.right.low, high=b.right.high) for b in bins]
+    dots = [Dot(x=b.confidence, y=b.accuracy, low=b.low, high=b.high) for b in bins]
     return Figure(
         caption=f"Reliability: of answers with a confidence of 80 %, 80 % should be right. Expected "
         f"calibration error {ece:.3f}; the lines are 95 % intervals.",
@@ -180,10 +174,10 @@ def _reliability(bins: Sequence[Bin], ece: float) -> Figure:
 
 
 def _risk(verdicts: Verdicts, metrics: Mapping[str, Any]) -> Figure:
-    curve, target = risk_coverage(verdicts), metrics["target_error"]
+    curve, target = risk_coverage(verdicts.confidence_N, verdicts.correct_N), metrics["target_error"]
     # Four steps of whole percents: the axis names them.
-    highest = 0.04 * np.ceil(max(float(curve.risk_K.max()), target) * 1.05 / 0.04)
-    points = thinned(curve.risk_K)
+    highest = 0.04 * np.ceil(max(*curve.risk, target) * 1.05 / 0.04)
+    shown = curve.thinned()
     accepted = metrics["accepted_share"]
     dots = [Dot(x=accepted, y=metrics["accepted_error"], style="bad")] if accepted else []
     served = (
@@ -193,13 +187,14 @@ def _risk(verdicts: Verdicts, metrics: Mapping[str, Any]) -> Figure:
     )
     return Figure(
         caption=f"Risk and coverage: the error among the surest products, over how many are kept. {served} "
-        f"(the target, dashed, is {target:.1%}). Area under the curve {curve.area:.4f}.",
+        f"(the target, dashed, is {target:.1%}). Area under the curve (AURC) {curve.aurc:.4f}; "
+        f"{curve.aurc_best:.4f} if the sure answers were the right ones.",
         drawing=plot(
             f"Risk-coverage curve; error {curve.risk_at(1.0):.1%} when all are kept. {served}",
             x_label="products kept",
             y_label="wrong",
             lines=[
-                Line(x_K=curve.coverage_K[points].tolist(), y_K=curve.risk_K[points].tolist()),
+                Line(x_K=shown.coverage, y_K=shown.risk),
                 Line(x_K=(0, 1), y_K=(target, target), style="guide"),
             ],
             dots=dots,
