@@ -14,7 +14,7 @@ from page_reader import PageReader
 from pictures import jpeg
 from PIL import Image
 
-from training.charts import bar, histogram, matrix, plot, short, shortened
+from training.charts import bar, histogram, matrix, plot, share_range, short, shortened
 from training.page import Card, Facts, Figure, Gallery, Page, Paragraph, Section, Table
 from training.thumbnails import SIDE, thumbnail
 
@@ -105,6 +105,26 @@ def test_a_bar_stays_in_its_cell() -> None:
 )
 def test_short_numbers(number: float, shown: str) -> None:
     assert short(number) == shown
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ends"),
+    [
+        (0.0, 0.05, (0.0, 0.08)),
+        (0.0, 1.0, (0.0, 1.0)),
+        (0.714, 0.772, (0.7, 0.78)),
+        (0.258, 0.417, (0.25, 0.45)),
+        (0.991, 1.0, (0.96, 1.0)),
+        (0.5, 0.5, (0.5, 0.54)),
+    ],
+)
+def test_an_axis_of_shares_has_round_ends(low: float, high: float, ends: tuple[float, float]) -> None:
+    assert share_range(low, high) == ends
+
+
+def test_epochs_are_named_by_whole_numbers() -> None:
+    drawn = plot("46 epochs", x_label="epoch", y_label="macro-F1", x_range=(1, 46), percent=False)
+    assert re.findall(r">(\d+)</text>", drawn)[:5] == ["1", "12", "24", "35", "46"]
 
 
 def test_shortened_words_end_with_an_ellipsis() -> None:

@@ -121,8 +121,8 @@ def test_a_head_of_two_parts_has_two_courses() -> None:
     history = [{"epoch": epoch, "validation_macro_f1": score} for epoch, score in epochs]
     captions = [block.caption for block in course_blocks(history)]
     assert captions == [
-        f"Validation macro-F1 by epoch, part {part}: the best, {best}, says how long to train."
-        for part, best in (("1 of 2", "0.700, after epoch 2 of 3"), ("2 of 2", "0.300, after epoch 2 of 2"))
+        f"Validation macro-F1 of {part} alone by epoch: the best, {best}, says how long to train."
+        for part, best in (("text", "0.700, after epoch 2 of 3"), ("image", "0.300, after epoch 2 of 2"))
     ]
     assert [len(block.table.rows) for block in course_blocks(history) if block.table] == [3, 2]
     assert list(course_blocks([{"both 0": 0.1}])) == []

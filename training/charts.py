@@ -13,10 +13,11 @@ import numpy as np
 from markupsafe import Markup
 
 _WIDTH, _HEIGHT = 340, 250  # of a curve: a phone shows it at its own size
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 20, 10, 40  # around its plane
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 20, 10, 40  # around its plane
 _CELL = 24  # of a matrix, pixels
 _LABEL_CHARS = 26
-_STRONG = 0.55  # a cell from this share on is dark enough for light figures
+_FAINT, _SHADES = 0.08, 0.47  # of a cell; a figure on a stronger shade would be hard to read, dark or light
+_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25)  # between the lines of an axis of shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,12 @@ def bar(share: float, *, low: float | None = None, high: float | None = None, st
     stand beside it, so screen readers pass over it."""
     whisker = Markup()
     if low is not None and high is not None:
-        whisker = Markup('<line class="whisker" x1="{}" x2="{}" y1="50%" y2="50%"/>').format(
-            _percent(low), _percent(high)
+        # Its halo keeps it apart from the bar that it lies on.
+        whisker = Markup().join(
+            Markup('<line class="{}" x1="{}" x2="{}" y1="50%" y2="50%"/>').format(
+                layer, _percent(low), _percent(high)
+            )
+            for layer in ("halo", "whisker")
         )
     return Markup(
         '<svg class="bar" aria-hidden="true" focusable="false">'
@@ -65,7 +70,8 @@ def plot(
     y_range: tuple[float, float] = (0.0, 1.0),
     percent: bool = True,
 ) -> Markup:
-    """Curves and points over two axes; `says` is what a screen reader reads."""
+    """Curves and points over two axes, of shares where `percent`; else x counts something, and y is a
+    score. `says` is what a screen reader reads."""
     plane = _Plane(x_range, y_range)
     drawn = [plane.axes(x_label, y_label, percent=percent)]
     drawn += [plane.line(line) for line in lines]
@@ -111,7 +117,7 @@ def histogram(says: str, count_B: Sequence[int], edges: Sequence[float], *, x_la
 def matrix(says: str, count_CC: np.ndarray, names: Sequence[str]) -> Markup:
     """A confusion matrix: rows are true, columns answered; shades are shares of a row, figures counts."""
     labels = [shortened(name, _LABEL_CHARS) for name in names]
-    left = top = 18 + 6.3 * max(len(label) for label in labels)
+    left = top = 24 + 6.5 * max(len(label) for label in labels)
     share_CC = count_CC / np.maximum(count_CC.sum(axis=1, keepdims=True), 1)
     drawn = []
     for at, label in enumerate(labels):
@@ -129,8 +135,8 @@ def matrix(says: str, count_CC: np.ndarray, names: Sequence[str]) -> Markup:
         drawn.append(_cell(cell, count, share, row == column, tip))
     side = len(names) * _CELL
     drawn += _grid(len(names), left, top)
-    drawn.append(_text("answered", left + side / 2, 12, anchor="middle", style="soft"))
-    drawn.append(_text("true", 4, 12, style="soft"))
+    drawn.append(_text("answered", left, 12, style="soft"))
+    drawn.append(_text("true", left - 6, top - 6, anchor="end", style="soft"))
     return _drawing(says, round(left + side + 8), round(top + side + 8), drawn, fixed=True)
 
 
@@ -147,6 +153,15 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
+def share_range(low: float, high: float) -> tuple[float, float]:
+    """Ends, in [0, 1], of an axis with room for the shares from `low` to `high`: four round steps apart."""
+    for step in _STEPS:
+        start = min(np.floor(low / step + 1e-9) * step, 1 - 4 * step)
+        if start + 4 * step >= high:
+            break
+    return round(float(start), 2), round(float(start) + 4 * step, 2)
+
+
 class _Plane:
     """The part of a plot between its axes."""
 
@@ -161,13 +176,14 @@ class _Plane:
 
     def axes(self, x_label: str, y_label: str, *, percent: bool) -> Markup:
         drawn = []
-        for x in np.linspace(*self.x_range, 5):
+        across = np.linspace(*self.x_range, 5)
+        for x in across if percent else np.unique(across.round()):
             drawn.append(_line("grid", self.x(x), _TOP, self.x(x), _HEIGHT - _BOTTOM))
             name = f"{x:.0%}" if percent else short(float(x))
             drawn.append(_text(name, self.x(x), _HEIGHT - _BOTTOM + 14, anchor="middle"))
         for y in np.linspace(*self.y_range, 5):
             drawn.append(_line("grid", _LEFT, self.y(y), _WIDTH - _RIGHT, self.y(y)))
-            name = f"{y:.3g}" if not percent else f"{100 * y:.3g}%"
+            name = f"{100 * y:.3g}%" if percent else f"{y:.2f}"
             drawn.append(_text(name, _LEFT - 5, self.y(y) + 4, anchor="end"))
         drawn.append(
             _text(x_label, (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, anchor="middle", style="soft")
@@ -200,14 +216,13 @@ def _share(value: float, limits: tuple[float, float]) -> float:
 
 def _cell(corner: tuple[float, float], count: int, share: float, right: bool, tip: str) -> Markup:
     colour = "good" if right else "bad"
-    ink = f"on-{colour}" if share >= _STRONG else ""
     return Markup(
         '<g><title>{}</title><rect class="{}" x="{:.1f}" y="{:.1f}" width="{}" height="{}"'
         ' fill-opacity="{:.2f}"/>'
-        '<text class="{}" x="{:.1f}" y="{:.1f}" font-size="{}" text-anchor="middle">{}</text></g>'
+        '<text x="{:.1f}" y="{:.1f}" font-size="{}" text-anchor="middle">{}</text></g>'
     ).format(
-        tip, colour, *corner, _CELL, _CELL, 0.12 + 0.88 * share,
-        ink, corner[0] + _CELL / 2, corner[1] + _CELL / 2 + 4, 11 if count < 1_000 else 9, short(count),
+        tip, colour, *corner, _CELL, _CELL, _FAINT + _SHADES * share,
+        corner[0] + _CELL / 2, corner[1] + _CELL / 2 + 4, 11 if count < 1_000 else 9, short(count),
     )  # fmt: skip
 
 

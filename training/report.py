@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from aisle.classifier import Classifier
-from training.charts import Line, plot
+from aisle.fusion_net import ALONE
+from training.charts import Line, plot, share_range
 from training.evaluation import evaluate
 from training.heads import courses
 from training.judge import Trial
@@ -96,7 +97,7 @@ def report_page(found: Findings) -> Page:
         lead=(
             f"{metrics['products']:,} test products: "
             f"macro-F1 {metrics['fused']['macro_f1']:.3f}, accuracy {metrics['fused']['accuracy']:.1%}; "
-            f"{metrics['accepted_share']:.1%} of answers accepted without a look."
+            f"{_accepted(metrics['accepted_share'])} accepted without a look."
         ),
         sections=sections,
     )
@@ -105,6 +106,10 @@ def report_page(found: Findings) -> Page:
 def category_names(classifier: Classifier) -> list[str]:
     """What to call each column of the taxonomy: its code, and its name where it has another."""
     return [c.code if c.code == c.name else f"{c.code} {c.name}" for c in classifier.taxonomy]
+
+
+def _accepted(share: float) -> str:
+    return f"{share:.1%} of answers are" if share else "no answer is"
 
 
 def _purpose(found: Findings) -> Iterator[Block]:
@@ -143,7 +148,7 @@ def _same(registered: Mapping[str, float], now: Mapping[str, float]) -> bool:
 def _data(found: Findings) -> Iterator[Block]:
     data = found.classifier.bundle.card["data"]
     names = {
-        "train": "trains the head (and a share of it the encoders that are trained on the catalogue)",
+        "train": "trains the head; a share of it trains encoders that learn from the catalogue",
         "validation": "says how long to train, how to combine and how sure to be; then trains the head too, "
         "unless there are very many",
         "calibration": "accept thresholds and prediction sets",
@@ -191,7 +196,9 @@ def _card(found: Findings) -> Iterator[Block]:
 
 
 def _shown(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return value or "none"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def course_blocks(history: list[dict[str, float]]) -> Iterator[Figure]:
@@ -199,26 +206,26 @@ def course_blocks(history: list[dict[str, float]]) -> Iterator[Figure]:
     if not history or "epoch" not in history[0]:
         return
     runs = courses(history)
-    for at, epochs in enumerate(runs, start=1):
+    parts = [f" of {name} alone" for name in ALONE] if len(runs) == len(ALONE) else [""] * len(runs)
+    for part, epochs in zip(parts, runs, strict=True):
         if len(epochs) > 1:
-            yield _curve(epochs, f", part {at} of {len(runs)}" if len(runs) > 1 else "")
+            yield _curve(epochs, part)
 
 
 def _curve(epochs: list[dict[str, float]], part: str) -> Figure:
     scores = [epoch["validation_macro_f1"] for epoch in epochs]
     best = int(np.argmax(scores))
-    low = max(0.0, min(scores) - 0.02)
     return Figure(
-        caption=f"Validation macro-F1 by epoch{part}: the best, {scores[best]:.3f}, after epoch {best + 1} "
+        caption=f"Validation macro-F1{part} by epoch: the best, {scores[best]:.3f}, after epoch {best + 1} "
         f"of {len(scores)}, says how long to train.",
         drawing=plot(
-            f"Validation macro-F1 over {len(scores)} epochs{part}, from {scores[0]:.3f} to "
+            f"Validation macro-F1{part} over {len(scores)} epochs, from {scores[0]:.3f} to "
             f"{scores[best]:.3f}",
             x_label="epoch",
             y_label="macro-F1",
             lines=[Line(x_K=range(1, len(scores) + 1), y_K=scores)],
             x_range=(1, len(scores)),
-            y_range=(low, max(max(scores), low + 0.01)),
+            y_range=share_range(min(scores), max(scores)),
             percent=False,
         ),
         table=Table(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import f1_score
 
-from training.charts import Dot, Line, bar, matrix, plot
+from training.charts import Dot, Line, bar, matrix, plot, share_range
 from training.confidence import Bin, RiskCoverage, reliability, risk_coverage
 from training.page import Block, Figure, Paragraph, Table
 from training.share import Share, share_of
@@ -45,7 +45,7 @@ def comparison(
         Table(
             caption="On the test split. Text alone is scored on the products that have text, image alone on "
             "those with a picture; fused on all, which is the harder set.",
-            head=("", "products", "macro-F1", "weighted-F1", "accuracy", "95 % interval", "log-loss"),
+            head=("", "products", "macro-F1", "weighted-F1", "accuracy", "95% interval", "log-loss"),
             rows=rows,
         )
     ]
@@ -155,8 +155,8 @@ def _reliability(bins: Sequence[Bin], ece: float) -> Figure:
     ]
     dots = [Dot(x=b.confidence, y=b.accuracy, low=b.low, high=b.high) for b in bins]
     return Figure(
-        caption=f"Reliability: of answers with a confidence of 80 %, 80 % should be right. Expected "
-        f"calibration error {ece:.3f}; the lines are 95 % intervals.",
+        caption=f"Reliability: of answers with a confidence of 80%, 80% should be right. Expected "
+        f"calibration error {ece:.3f}; the lines are 95% intervals.",
         drawing=plot(
             f"Reliability diagram with {len(bins)} bins; expected calibration error {ece:.3f}",
             x_label="mean confidence",
@@ -166,7 +166,7 @@ def _reliability(bins: Sequence[Bin], ece: float) -> Figure:
         ),
         table=Table(
             caption="Reliability as numbers",
-            head=("confidence", "products", "mean", "right", "95 % interval"),
+            head=("confidence", "products", "mean", "right", "95% interval"),
             rows=rows,
             folded=True,
         ),
@@ -175,20 +175,23 @@ def _reliability(bins: Sequence[Bin], ece: float) -> Figure:
 
 def _risk(verdicts: Verdicts, metrics: Mapping[str, Any]) -> Figure:
     curve, target = risk_coverage(verdicts.confidence_N, verdicts.correct_N), metrics["target_error"]
-    # Four steps of whole percents: the axis names them.
-    highest = 0.04 * np.ceil(max(*curve.risk, target) * 1.05 / 0.04)
     shown = curve.thinned()
     accepted = metrics["accepted_share"]
     dots = [Dot(x=accepted, y=metrics["accepted_error"], style="bad")] if accepted else []
     served = (
-        f"As served {accepted:.1%} are accepted, {metrics['accepted_error']:.1%} of them wrong"
+        f"As served (the dot) {accepted:.1%} are accepted, {metrics['accepted_error']:.1%} of them wrong"
         if accepted
         else "As served nothing is accepted"
     )
+    apart = (
+        " The dot may lie off the line: products with text, picture or both have thresholds of their own."
+        if accepted
+        else ""
+    )
     return Figure(
-        caption=f"Risk and coverage: the error among the surest products, over how many are kept. {served} "
-        f"(the target, dashed, is {target:.1%}). Area under the curve (AURC) {curve.aurc:.4f}; "
-        f"{curve.aurc_best:.4f} if the sure answers were the right ones.",
+        caption=f"Risk and coverage: the error among the surest products, over how many are kept. {served}; "
+        f"the target, dashed, is {target:.1%}. Area under the curve (AURC) {curve.aurc:.4f}; "
+        f"{curve.aurc_best:.4f} if the wrong answers were the least sure ones.{apart}",
         drawing=plot(
             f"Risk-coverage curve; error {curve.risk_at(1.0):.1%} when all are kept. {served}",
             x_label="products kept",
@@ -198,7 +201,7 @@ def _risk(verdicts: Verdicts, metrics: Mapping[str, Any]) -> Figure:
                 Line(x_K=(0, 1), y_K=(target, target), style="guide"),
             ],
             dots=dots,
-            y_range=(0.0, highest),
+            y_range=share_range(0.0, max(*curve.risk, target)),
         ),
         table=_risk_table(curve),
     )
@@ -216,8 +219,8 @@ def slice_blocks(verdicts: Verdicts, slices: Sequence[Slice]) -> list[Block]:
     kinds = list(dict.fromkeys(part.kind for part in slices))
     whole = share_of(verdicts.correct_N, verdicts.group_N)
     words = Paragraph(
-        words=f"Over all {whole.value:.1%} are right. Intervals are each for its slice alone: of twenty "
-        "slices that are no worse than the rest, one is expected to look so."
+        words=f"Overall {whole.value:.1%} are right. Each interval is for its slice alone: of twenty slices "
+        "that are no different from the rest, one is expected to look different by chance."
     )
     return [words, *(_slice_table(verdicts, kind, slices) for kind in kinds)]
 
@@ -225,7 +228,7 @@ def slice_blocks(verdicts: Verdicts, slices: Sequence[Slice]) -> list[Block]:
 def _slice_table(verdicts: Verdicts, kind: str, slices: Sequence[Slice]) -> Table:
     return Table(
         caption=f"By {kind}",
-        head=("", "right", "", "95 % interval", "products", "accepted", "wrong among accepted"),
+        head=("", "right", "", "95% interval", "products", "accepted", "of\u00a0these wrong"),
         rows=list(_slice_rows(verdicts, [part for part in slices if part.kind == kind])),
         words=2,
     )

@@ -153,7 +153,7 @@ def _texts(survey: Survey) -> Iterator[Block]:
     said = ", ".join(f"{q:,}" for q in quarters)
     yield _histogram(
         "Length of the cleaned texts, title and description together",
-        f"5, 25, 50, 75 and 95 % of texts have at most {said} characters",
+        f"5, 25, 50, 75 and 95% of texts have at most {said} characters",
         chars,
         _CHARS,
         "characters",
@@ -185,7 +185,7 @@ def _pictures(survey: Survey) -> Iterator[Block]:
     said = ", ".join(f"{q:,.0f}" for q in np.quantile(shorter, (0.05, 0.5, 0.95)))
     yield _histogram(
         "Shorter side of the pictures",
-        f"5, 50 and 95 % of pictures have at most {said} pixels",
+        f"5, 50 and 95% of pictures have at most {said} pixels",
         shorter,
         _PIXELS,
         "pixels",
@@ -211,7 +211,7 @@ def _histogram(title: str, said: str, values: np.ndarray, edges: Sequence[float]
         for low, high, count in zip(edges, edges[1:], counts, strict=False)
     ]
     return Figure(
-        caption=f"{title}. {said}.",
+        caption=f"{title}. {said}. The ranges of the bars are not equally wide.",
         drawing=histogram(f"{title}: {said}", counts.tolist(), edges, x_label=unit),
         table=Table(caption="As numbers", head=(unit, "products", "share"), rows=rows, folded=True),
     )
@@ -279,7 +279,7 @@ def _words(survey: Survey) -> Iterator[Block]:
         return
     yield Table(
         caption="Words that a category uses more than the others do, the most telling first (log-odds with a "
-        "prior, Monroe et al., 2008), with the texts that hold them"
+        "prior, Monroe et al., 2008); in brackets how many texts hold them"
         + ("" if survey.is_whole else "; from the sample"),
         head=("category", "words"),
         rows=[
