@@ -16,7 +16,6 @@ from aisle.errors import ProductError
 
 MAX_IMAGE_BYTES = 10 * 2**20
 MAX_IMAGE_PIXELS = 25_000_000
-FORMATS = ("jpeg", "png", "webp", "gif")
 # Honest files stay far below these; each bounds a loop over parts that may be 1 byte long.
 _MAX_PARTS = 65_536
 _MAX_JPEG_SEGMENTS = 4_096
