@@ -290,6 +290,7 @@ class Aisle:
             telemetry=telemetry(),
             held=held(),
             max_message_bytes=SETTINGS.max_body_bytes,
+            message_timeout_s=SETTINGS.body_timeout_s,
             reflect=SETTINGS.grpc_reflection,
             porter=porter(),
             tls=tls,

@@ -1,19 +1,20 @@
-"""What stands before every door over gRPC: it counts how each call ends, and refuses some unread."""
+"""What stands before every door over gRPC: it counts how each call ends, refuses some unread, and reads the
+message of those that have one."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from service.errors import DEADLINE_SHORT, RequestError, overloaded
+from service.errors import DEADLINE_SHORT, LATE_STATUS, RequestError, overloaded
 from service.grpc_calls import Metadata, abort
 from service.metrics import METHODS
 from service.porter import GRPC, OPEN, Porter
@@ -21,6 +22,7 @@ from service.protobuf_fields import MOST_FIELDS, has_more_fields
 from service.telemetry import Telemetry
 
 MAX_PROBES = 64  # health checks and watches under way in a worker
+A_MOMENT_S = 0.05  # in which gRPC tells that a client has left
 UNKNOWN_METHOD = "unknown"  # whatever is not served: clients make names up, and each would be a series
 
 Context = grpc.aio.ServicerContext
@@ -87,6 +89,11 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
     without one can fill the others'. More are refused, and so is what `porter` (None where no key is asked
     for) and `admission` refuse by method and metadata: their messages are never read.
 
+    The message of a method that takes one must be here whole `message_timeout_s` after the call has begun.
+    gRPC would wait for it as long as the client likes, and keep what has come; so all methods are streams to
+    gRPC, and that one message is read here. Of a method that takes a stream no message is timed: one that has
+    begun cannot be told from one that has not, and a stream may be idle.
+
     A call counts once, when it ends. One that is gone before its message is here whole does not count, as
     over HTTP. `is_short` says whether a client that waits so long has chosen less time than is promised. All
     handlers are asynchronous.
@@ -97,16 +104,19 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
         telemetry: Telemetry,
         *,
         max_calls: int,
+        message_timeout_s: float,
         admission: Callable[[str, Metadata], RequestError | None],
         is_short: Callable[[float | None], bool],
         porter: Porter | None = None,
     ) -> None:
         self.telemetry = telemetry
         self.calls, self.probes = _Room(max_calls), _Room(MAX_PROBES)
+        self.message_timeout_s = message_timeout_s
         self.admission = admission
         self.is_short = is_short
         self.porter = porter
         self._counted: dict[str, Handler] = {}
+        self._cuts: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler]], call: Details
@@ -141,14 +151,16 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
         return self.probes if GRPC.get(method) == OPEN else self.calls
 
     def _count(self, method: str, handler: Handler) -> Handler:
-        sides = (handler.request_streaming, handler.response_streaming)
-        kind = "_".join("stream" if streams else "unary" for streams in sides)
-        answer = getattr(handler, kind)
+        has_one = not handler.request_streaming
+        asked = "unary" if has_one else "stream"
+        answered = "stream" if handler.response_streaming else "unary"
+        answer = getattr(handler, f"{asked}_{answered}")
         if inspect.isasyncgenfunction(answer):
-            counted: Callable[..., Any] = self._count_generator(method, answer)
+            counted: Callable[..., Any] = self._count_generator(method, answer, has_one=has_one)
         else:
-            counted = self._count_coroutine(method, answer, is_timed=not any(sides))
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
+            is_timed = has_one and not handler.response_streaming
+            counted = self._count_coroutine(method, answer, has_one=has_one, is_timed=is_timed)
+        make = getattr(grpc, f"stream_{answered}_rpc_method_handler")
         made: Handler = make(counted, _reader(handler.request_deserializer), handler.response_serializer)
         return made
 
@@ -169,15 +181,58 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
         self.telemetry.error(refusal.reason)
         await abort(context, refusal)
 
+    async def _read_one(self, context: Context) -> Any:
+        """The one message of a call, whole. The call ends where it is not here in time.
+
+        It is ended from beside the read: a read that is cancelled would lose a message that comes meanwhile,
+        and never free it.
+        """
+
+        def cut() -> None:
+            task = asyncio.ensure_future(self._end_late(context, late))
+            self._cuts.add(task)
+            task.add_done_callback(self._cuts.discard)
+
+        late = asyncio.get_running_loop().call_later(self.message_timeout_s, cut)
+        try:
+            # What comes after it is not read: to wait for its end costs an eighth of the calls a second.
+            request = await context.read()
+        finally:
+            late.cancel()
+        if request is grpc.aio.EOF:  # type: ignore[attr-defined]  # its stubs are older
+            await asyncio.sleep(A_MOMENT_S)  # a client that has left looks the same at first
+            return _Broken("no message", "one message")
+        return request
+
+    async def _end_late(self, context: Context, late: asyncio.TimerHandle) -> None:
+        if late.cancelled():  # it came at the last moment, or its client left
+            return
+        refusal = RequestError(
+            LATE_STATUS,
+            "message_too_slow",
+            field="message",
+            found=f"no whole message after {self.message_timeout_s:g} s",
+            wanted=f"the whole message within {self.message_timeout_s:g} s",
+        )
+        with contextlib.suppress(grpc.aio.AbortError):  # for the call's own task
+            await self._refuse(refusal, context)
+
     def _count_coroutine(
-        self, method: str, answer: Callable[[Any, Context], Awaitable[Any]], *, is_timed: bool
+        self,
+        method: str,
+        answer: Callable[[Any, Context], Awaitable[Any]],
+        *,
+        has_one: bool,
+        is_timed: bool,
     ) -> Callable[[Any, Context], Awaitable[Any]]:
         porter = self.porter
 
         async def counted(request: Any, context: Context) -> Any:
-            call = _Call(context)
             if porter is not None:
                 porter.meet(context)
+            if has_one:
+                request = await self._read_one(context)
+            call = _Call(context)
             try:
                 if isinstance(request, _Broken):
                     await self._refuse(request.refusal(), context)
@@ -191,7 +246,7 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
         return counted
 
     def _count_generator(
-        self, method: str, answer: Callable[[Any, Context], AsyncIterator[Any]]
+        self, method: str, answer: Callable[[Any, Context], AsyncIterator[Any]], *, has_one: bool
     ) -> Callable[[Any, Context], AsyncIterator[Any]]:
         porter = self.porter
 
@@ -199,19 +254,21 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
             try:
                 if isinstance(request, _Broken):
                     raise request.refusal()
-                given = _whole(request) if hasattr(request, "__aiter__") else request
-                async with aclosing(answer(given, context)) as answers:  # type: ignore[type-var]
+                given = request if has_one else _whole(request)
+                async with contextlib.aclosing(answer(given, context)) as answers:  # type: ignore[type-var]
                     async for answered in answers:
                         yield answered
             except RequestError as refusal:
                 await self._refuse(refusal, context)
 
         async def counted(request: Any, context: Context) -> AsyncIterator[Any]:
-            call = _Call(context)
             if porter is not None:
                 porter.meet(context)
+            if has_one:
+                request = await self._read_one(context)
+            call = _Call(context)
             try:
-                async with aclosing(answers_of(request, context)) as answers:  # type: ignore[type-var]
+                async with contextlib.aclosing(answers_of(request, context)) as answers:  # type: ignore[type-var]
                     async for answered in answers:
                         yield answered
             except BaseException as error:

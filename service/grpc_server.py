@@ -45,6 +45,7 @@ class GrpcServer:
         telemetry: Telemetry,
         held: HeldBytes,
         max_message_bytes: int,
+        message_timeout_s: float,
         max_calls: int = MAX_CALLS,
         reflect: bool = False,
         porter: Porter | None = None,
@@ -59,6 +60,7 @@ class GrpcServer:
         edge = GrpcEdge(
             telemetry,
             max_calls=max_calls,
+            message_timeout_s=message_timeout_s,
             admission=lambda method, metadata: early_refusal(desk(), method, metadata),
             is_short=lambda timeout_s: desk().is_short(timeout_s),
             porter=porter,

@@ -187,7 +187,10 @@ class Settings:
     )
     body_timeout_s: float = field(
         metadata=variable(
-            "AISLE_BODY_TIMEOUT_S", "30", seconds(0.1, 600), "time a client has to send its body"
+            "AISLE_BODY_TIMEOUT_S",
+            "30",
+            seconds(0.1, 600),
+            "time a client has to send its body, or over gRPC the message of a call that has one",
         )
     )
     request_timeout_s: float = field(

@@ -136,6 +136,7 @@ def grpc_methods(service: TinyService) -> set[str]:
             telemetry=service.desk.telemetry,
             held=HeldBytes(1),
             max_message_bytes=1,
+            message_timeout_s=1,
             reflect=True,
         )
 

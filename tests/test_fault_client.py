@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from half_message import half_of, part, status_of
 from live_server import LiveServer
 from traffic import CLASSIFY, GRPC_CLASSIFY, HOST, Traffic, doors_of
 
@@ -131,6 +132,37 @@ def test_bodies_that_come_a_byte_a_second_are_refused(
     figures["slow bodies refused"] = heard.total()
     assert set(heard) == {b"HTTP/1.1 408 Request Timeout\r\n"}
     assert heard.total() >= SLOW
+
+
+def test_messages_that_come_a_byte_a_second_are_refused(
+    server: LiveServer, figures: dict[str, float | str]
+) -> None:
+    heard: Counter[str] = Counter()
+    took: list[float] = []
+
+    async def slow() -> None:
+        while True:
+            reader, writer = await asyncio.open_connection(HOST, server.grpc_port)
+            sent = time.monotonic()
+            ended = asyncio.ensure_future(status_of(reader))
+            try:
+                writer.write(half_of(GRPC_CLASSIFY, bytes(1_000)))
+                while not ended.done():
+                    await asyncio.wait([ended], timeout=1)
+                    writer.write(part(b"\0"))
+                status, _ = await ended
+            finally:
+                ended.cancel()
+                writer.close()
+            heard[status.name] += 1
+            took.append(time.monotonic() - sent)
+
+    check_the_others(server, SLOW, slow, figures, lambda: heard.total() >= SLOW)
+    figures |= {"slow messages refused": heard.total(), "refused after at most, s": max(took)}
+    assert set(heard) == {"DEADLINE_EXCEEDED"}
+    assert heard.total() >= SLOW
+    assert min(took) > 0.9 * BODY_TIMEOUT_S
+    assert max(took) < BODY_TIMEOUT_S + 5
 
 
 def test_headers_that_come_a_byte_a_second_hold_a_connection_and_nothing_else(

@@ -12,6 +12,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from half_message import half_of, rest_of, status_of
 from tiny_service import MAX_BODY_BYTES, TinyService, tiny_classifier
 
 from aisle.image import ImageEncoder
@@ -36,22 +37,43 @@ def service(tiny_text_encoder: TextEncoder, tiny_image_encoder: ImageEncoder) ->
 
 
 @asynccontextmanager
-async def served(
-    service: TinyService, *, max_calls: int = 8, max_held_bytes: int = MAX_BODY_BYTES
-) -> AsyncIterator[grpc.aio.Channel]:
+async def listening(
+    service: TinyService,
+    *,
+    max_calls: int = 8,
+    max_held_bytes: int = MAX_BODY_BYTES,
+    message_timeout_s: float = LONG_S,
+) -> AsyncIterator[int]:
+    """Its port."""
     server = GrpcServer(
         lambda: service.desk,
         telemetry=service.desk.telemetry,
         held=HeldBytes(max_held_bytes),
         max_message_bytes=MAX_BODY_BYTES,
+        message_timeout_s=message_timeout_s,
         max_calls=max_calls,
     )
     port = await server.start("127.0.0.1", 0)
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield channel
+        yield port
     finally:
         await server.stop(1)
+
+
+@asynccontextmanager
+async def served(
+    service: TinyService,
+    *,
+    max_calls: int = 8,
+    max_held_bytes: int = MAX_BODY_BYTES,
+    message_timeout_s: float = LONG_S,
+) -> AsyncIterator[grpc.aio.Channel]:
+    settings = {"max_calls": max_calls, "max_held_bytes": max_held_bytes}
+    async with (
+        listening(service, **settings, message_timeout_s=message_timeout_s) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        yield channel
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -440,6 +462,104 @@ def test_a_message_that_cannot_be_read_is_its_senders_fault(service: TinyService
 
     asyncio.run(run())
     assert counted(service) == {(CLASSIFY, "INVALID_ARGUMENT"): 1, (CLASSIFY, "OK"): 1}
+
+
+@pytest.mark.parametrize(
+    "method", [CLASSIFY, "/inference.GRPCInferenceService/ServerLive", "/grpc.health.v1.Health/Watch"]
+)
+def test_a_call_whose_message_does_not_come_whole_ends(service: TinyService, method: str) -> None:
+    async def run() -> None:
+        async with (
+            listening(service, max_calls=2, message_timeout_s=LATE_S) as port,
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        ):
+            for _ in range(3):  # more than there is room for
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                began = asyncio.get_running_loop().time()
+                writer.write(half_of(method))
+                await ClassifierStub(channel).Classify(ONE)
+                status, trailers = await asyncio.wait_for(status_of(reader), LONG_S)
+                assert asyncio.get_running_loop().time() - began > LATE_S
+                assert status is grpc.StatusCode.DEADLINE_EXCEEDED
+                found = b"message: found no whole message after 0.3 s, wanted the whole message within 0.3 s"
+                assert found in trailers
+                writer.close()
+
+    asyncio.run(run())
+    assert counted(service) == {(CLASSIFY, "OK"): 3}  # as over HTTP, where a slow body is no request
+    assert service.sample("aisle_errors_total", reason="message_too_slow") == 3
+
+
+def test_a_message_that_comes_slowly_and_in_time_is_answered(service: TinyService) -> None:
+    async def run() -> None:
+        async with listening(service) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(half_of(CLASSIFY, ONE.SerializeToString()))
+            await asyncio.sleep(LATE_S)
+            writer.write(rest_of(ONE.SerializeToString()))
+            status, _ = await asyncio.wait_for(status_of(reader), LONG_S)
+            assert status is grpc.StatusCode.OK
+            writer.close()
+
+    asyncio.run(run())
+    assert counted(service) == {(CLASSIFY, "OK"): 1}
+
+
+def test_a_client_that_leaves_within_its_message_is_not_counted(service: TinyService) -> None:
+    async def run() -> None:
+        async with (
+            listening(service, max_calls=1) as port,
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        ):
+            for _ in range(10):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(half_of(CLASSIFY))
+                await asyncio.sleep(0.02)
+                writer.close()
+            stub = ClassifierStub(channel)
+            async with asyncio.timeout(LONG_S):
+                while await stub.Classify(ONE).code() is not grpc.StatusCode.OK:
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(run())
+    assert {code for _, code in counted(service)} <= {"OK", "RESOURCE_EXHAUSTED"}
+    assert service.sample("aisle_errors_total", reason="message_broken") is None
+
+
+def test_a_call_without_a_message_is_told_so(service: TinyService) -> None:
+    async def run() -> None:
+        async with served(service) as channel:
+            nothing = channel.stream_unary(CLASSIFY)(iter([]), timeout=LONG_S)
+            code, info, _ = await refused(nothing)
+            assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "message_broken")
+            assert (info.metadata["found"], info.metadata["wanted"]) == ("no message", "one message")
+
+    asyncio.run(run())
+    assert counted(service) == {(CLASSIFY, "INVALID_ARGUMENT"): 1}
+
+
+def test_of_two_messages_the_first_is_answered(service: TinyService) -> None:
+    async def run() -> None:
+        async with served(service) as channel:
+            call = channel.stream_unary(CLASSIFY)(iter([ONE.SerializeToString(), b"\xff"]), timeout=LONG_S)
+            assert len(pb.ClassifyResponse.FromString(await call).results) == 1
+
+    asyncio.run(run())
+    assert counted(service) == {(CLASSIFY, "OK"): 1}
+
+
+def test_a_stream_may_be_idle(service: TinyService) -> None:
+    async def run() -> None:
+        async with served(service, message_timeout_s=LATE_S) as channel:
+            call = ClassifierStub(channel).ClassifyStream()
+            for _ in range(2):
+                await asyncio.sleep(2 * LATE_S)
+                await call.write(ONE)
+                assert len((await call.read()).results) == 1
+            await call.done_writing()
+            assert await call.code() is grpc.StatusCode.OK
+
+    asyncio.run(run())
 
 
 def test_methods_and_codes_that_begin_at_zero_are_grpcs() -> None:
