@@ -4,9 +4,16 @@ The shared core: the words everyone uses, and the model. Importing it imports no
 that need it (`text`, `image`, `fusion`, `classifier`) are imported by name.
 """
 
+import os
+
 from aisle.errors import AisleError, ProductError
 from aisle.prediction import Candidate, Prediction
 from aisle.product import Product
 from aisle.taxonomy import Category, Taxonomy
+
+# libgomp reads this when torch is imported. Its threads wait for each other for milliseconds without leaving
+# their cores; beside another process they wait for ones that have none, and training took ten times as long.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 __all__ = ["AisleError", "Candidate", "Category", "Prediction", "Product", "ProductError", "Taxonomy"]

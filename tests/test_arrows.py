@@ -1,6 +1,7 @@
 """The rooms may import the core; none imports another, and the core imports no server."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,3 +42,18 @@ def test_importing_the_core_imports_no_torch() -> None:
     code = "import aisle, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "program", ["service.app", "training.__main__", "monitoring.__main__", "benchmarks.encoding"]
+)
+def test_programs_import_the_core_before_torch(program: str) -> None:
+    """What it tells OpenMP would come too late."""
+    code = f"import {program}, torch, sys, os; print(*[m for m in sys.modules if m in ('aisle', 'torch')]); "
+    code += "print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
+    told = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in told}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["aisle", "torch", "5000", "None"]
