@@ -85,8 +85,8 @@ def check_the_fault(
         with fault:
             label = server.client.post("/v1/labels", json=LABELS)
             time.sleep(max(0.0, began + FAULT_S - time.monotonic()))
+            waiting = server.metrics()["aisle_ledger_waiting_records"]
         mended = time.monotonic()
-        waiting = server.metrics()["aisle_ledger_waiting_records"]
         for door in traffic.doors:
             traffic.until_all(door.name, 200)
     assert {one.status for one in traffic.seen} == {200}

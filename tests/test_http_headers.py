@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -45,10 +46,19 @@ def asked(port: int, *parts: bytes) -> bytes:
                 connection.sendall(part)
         except (BrokenPipeError, ConnectionResetError):
             pass  # it has ended the connection: what it said may be read still
+        answer = b""
         try:
-            return connection.recv(65_536)
+            while not is_whole(answer) and (more := connection.recv(65_536)):
+                answer += more
         except ConnectionResetError:
-            return b"reset"
+            return answer or b"reset"
+        return answer
+
+
+def is_whole(answer: bytes) -> bool:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    return length is not None and len(body) >= int(length[1])
 
 
 def header(size: int) -> bytes:
