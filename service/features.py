@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -191,17 +191,21 @@ class FeatureReader:
     def _guarded_fetch(self, product_ids: list[str], *, needed: bool) -> dict[str, Stored] | None:
         """What is stored, by id; None where the store could not be read. A store that is late again and
         again is as one that is away, though the first late answers are used where they are needed."""
-        if not self.breaker.allows():
+        patient = needed and not self.breaker.is_open
+        before = self._under_way if self._under_way is not None and not self._under_way.done() else None
+        # A late read has failed once, however many batches find it still under way.
+        if not self.breaker.allows() or (before is not None and not patient):
             self._count("reads_skipped", 1)
             return None
+        in_time_s = self.deadline_s + min(MOST_READ_S, READ_S_A_PRODUCT * len(product_ids))
+        most_s = self.deadline_s + MOST_READ_S if patient else in_time_s
         try:
-            if self._under_way is not None and not self._under_way.done():
+            came = time.perf_counter()
+            if before is not None and not wait([before], most_s).done:
                 raise TimeoutError("the read before is still under way")
-            self._under_way = self._pool.submit(self.fetch, product_ids)
-            in_time_s = self.deadline_s + min(MOST_READ_S, READ_S_A_PRODUCT * len(product_ids))
-            patient = needed and not self.breaker.is_open
             began = time.perf_counter()
-            held = self._under_way.result(self.deadline_s + MOST_READ_S if patient else in_time_s)
+            self._under_way = self._pool.submit(self.fetch, product_ids)
+            held = self._under_way.result(most_s - (began - came))
             late = time.perf_counter() - began > in_time_s
         except Exception as error:  # whatever Feast or redis-py raise, the products are still classified
             self._failed("reads_failed", str(error))
