@@ -247,7 +247,9 @@ def assert_quick_without_redis(shop: FeatureShop, url: str, *, failed: int) -> N
     reader.close()
 
 
-def test_who_knows_nothing_else_waits_for_the_late_read_before_theirs(shop: FeatureShop) -> None:
+@pytest.fixture
+def late_reader(shop: FeatureShop) -> Iterator[FeatureReader]:
+    """Its store answers each read after its deadline."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -258,39 +260,35 @@ def test_who_knows_nothing_else_waits_for_the_late_read_before_theirs(shop: Feat
     reader = open_reader(
         home=shop.environment.home, redis_url=url, text_encoder=TEXT, image_encoder=IMAGE, deadline_s=0.01
     )
-    assert not reader.read(["p7"]).available
-    assert not reader.read(["p7"]).available
-    reading = reader.read(["p7"], needed=True)
+    yield reader
+    reader.close()
+    wire.close()
+
+
+def test_who_knows_nothing_else_waits_for_the_late_read_before_theirs(
+    late_reader: FeatureReader,
+) -> None:
+    assert not late_reader.read(["p7"]).available
+    assert not late_reader.read(["p7"]).available
+    reading = late_reader.read(["p7"], needed=True)
     assert reading.stored[0].text_hash == text_hash("train 7")
-    assert (reader.counts["reads_failed"], reader.counts["reads_skipped"]) == (1, 1)
-    assert not reader.breaker.is_open
-    reader.close()
-    wire.close()
+    assert (late_reader.counts["reads_failed"], late_reader.counts["reads_skipped"]) == (1, 1)
+    assert not late_reader.breaker.is_open
 
 
-def test_a_late_read_is_used_where_nothing_else_is_known_and_opens_the_breaker(shop: FeatureShop) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    target = urlsplit(ensure_development_redis(shop.environment.home / "redis")).port
-    assert target is not None
-    wire = SlowWire(port, target, delay_s=0.05)
-    url = f"redis://127.0.0.1:{port}"
-    reader = open_reader(
-        home=shop.environment.home, redis_url=url, text_encoder=TEXT, image_encoder=IMAGE, deadline_s=0.01
-    )
+def test_a_late_read_is_used_where_nothing_else_is_known_and_opens_the_breaker(
+    late_reader: FeatureReader,
+) -> None:
     for late in range(1, 4):
-        reading = reader.read(["p7"], needed=True)
+        reading = late_reader.read(["p7"], needed=True)
         assert reading.stored[0].text_hash == text_hash("train 7")
-        assert reader.counts["reads_late"] == late
-    assert reader.breaker.is_open
-    assert not reader.read(["p7"], needed=True).available
-    assert reader.counts["reads_skipped"] == 1
-    reader.breaker.succeeded()
-    assert not reader.read(["p7"]).available
-    assert reader.counts["reads_failed"] == 1
-    reader.close()
-    wire.close()
+        assert late_reader.counts["reads_late"] == late
+    assert late_reader.breaker.is_open
+    assert not late_reader.read(["p7"], needed=True).available
+    assert late_reader.counts["reads_skipped"] == 1
+    late_reader.breaker.succeeded()
+    assert not late_reader.read(["p7"]).available
+    assert late_reader.counts["reads_failed"] == 1
 
 
 def test_the_breaker_lets_one_probe_through_after_its_pause() -> None:
