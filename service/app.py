@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import bentoml
+from bentoml import get_current_service  # as an attribute it is looked for anew each time
 from starlette.types import ASGIApp
 
 from aisle.allocator import keep_freed_memory
@@ -30,7 +31,7 @@ from service.desk import IDS_A_PLACE, Desk, Job
 from service.doors import METHODS, Doors, early_refusal
 from service.drain import Drain
 from service.grpc_server import GrpcServer
-from service.guard import Cancellable, EdgeGuard, HeldBytes
+from service.guard import EdgeGuard, HeldBytes
 from service.http_headers import bound_headers
 from service.keys import KeyRing
 from service.labels import LabelBook
@@ -68,7 +69,7 @@ def guarded(app: ASGIApp) -> ASGIApp:
     bound_headers()  # of the server that BentoML starts next
     watching = porter()
     return EdgeGuard(
-        app,
+        Doors(current_desk, current_labels, current_reader, beside=app),
         methods=METHODS,
         max_body_bytes=SETTINGS.max_body_bytes,
         body_timeout_s=SETTINGS.body_timeout_s,
@@ -137,17 +138,17 @@ def drain() -> Drain:
 
 
 def current_desk() -> Desk:
-    desk: Desk = bentoml.get_current_service().desk
+    desk: Desk = get_current_service().desk
     return desk
 
 
 def current_labels() -> LabelBook:
-    labels: LabelBook = bentoml.get_current_service().labels
+    labels: LabelBook = get_current_service().labels
     return labels
 
 
 def current_reader() -> LedgerReader:
-    reader: LedgerReader = bentoml.get_current_service().reader
+    reader: LedgerReader = get_current_service().reader
     return reader
 
 
@@ -155,14 +156,12 @@ def current_reader() -> LedgerReader:
     name="aisle",
     service_class=service_class(guarded),
     workers=SETTINGS.workers,
-    threads=max(2, SETTINGS.batches_at_once),  # a batch takes one, whatever threads the model has
     traffic={"timeout": SETTINGS.request_timeout_s * 2},  # the desk's own deadline answers first
     endpoints={"livez": "/livez", "readyz": "/readyz"},
     logging={"access": {"enabled": SETTINGS.access_log}},
     tracing={"excluded_urls": ".*"},  # nothing exports spans; making them took a sixth of a request's CPU
     metrics={"duration": {"buckets": list(SECONDS)}},
 )
-@bentoml.asgi_app(Cancellable(Doors(current_desk, current_labels, current_reader).app()))
 class Aisle:
     """Files products into categories."""
 
@@ -319,6 +318,7 @@ class Aisle:
             await self.grpc_end
         balance().close()
         self.desk.close()
+        self.dispatch.close()
         self.labels.close()
         self.shadow.close()
         self.reader.close()

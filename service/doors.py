@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aisle.product import Product
 from service import oip_door
@@ -25,6 +24,8 @@ from service.product_door import read_product
 from service.terms import read_terms
 from service.upload_door import read_upload
 from service.wire import result_object
+
+Door = Callable[[Request], Awaitable[Response]]
 
 # What EdgeGuard lets in: our doors, and what BentoML answers.
 METHODS: Mapping[str, Sequence[str]] = {
@@ -59,33 +60,52 @@ def early_refusal(desk: Desk, path: str, headers: Mapping[str, str]) -> RequestE
 
 
 class Doors:
-    """`desk`, `labels` and `reader` give the worker's; they are asked at each request, since the app is
-    older."""
+    """ASGI: each path's door, and for what is none of ours `beside`, BentoML's app, whose middlewares our
+    requests do not pass. EdgeGuard, which stands before it, has looked at path and method.
+
+    `desk`, `labels` and `reader` give the worker's; they are asked at each request, since the app is older.
+    """
 
     def __init__(
         self,
         desk: Callable[[], Desk],
         labels: Callable[[], LabelBook],
         reader: Callable[[], LedgerReader],
+        beside: ASGIApp,
     ) -> None:
         self.desk = desk
         self.labels = labels
         self.reader = reader
+        self.beside = beside
+        self.doors: Mapping[str, Door] = {
+            CLASSIFY: self.classify,
+            UPLOAD: self.upload,
+            LABELS: self.label,
+            PREDICTIONS: self.predictions,
+            PRODUCTS: self.product,
+            MONITOR: self.monitor,
+            OPENAPI: self.openapi,
+            **OipDoor(desk).doors(),
+        }
 
-    def app(self) -> Starlette:
-        return Starlette(
-            routes=[
-                Route(CLASSIFY, self.classify, methods=["POST"]),
-                Route(UPLOAD, self.upload, methods=["POST"]),
-                Route(LABELS, self.label, methods=["POST"]),
-                Route(PREDICTIONS, self.predictions, methods=["GET"]),
-                Route(PRODUCTS, self.product, methods=["GET"]),
-                Route(MONITOR, self.monitor, methods=["GET"]),
-                Route(OPENAPI, self.openapi, methods=["GET"]),
-                *OipDoor(self.desk).routes(),
-            ],
-            exception_handlers={RequestError: self.refuse, Exception: self.fail},
-        )
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        door = self.doors.get(scope["path"]) if scope["type"] == "http" else None
+        if door is None:
+            await self.beside(scope, receive, send)
+            return
+        with self.desk().telemetry.request(scope["path"]) as answered:
+            response = await self._response(door, Request(scope, receive))
+            await response(scope, receive, send)
+            answered(response.status_code)
+
+    async def _response(self, door: Door, request: Request) -> Response:
+        try:
+            return await door(request)
+        except RequestError as error:
+            self.desk().telemetry.refused(error)
+            return error_response(error)
+        except Exception as error:
+            return self._fail(error)
 
     async def classify(self, request: Request) -> Response:
         desk = self.desk()
@@ -143,13 +163,9 @@ class Doors:
             status, headers = worst.status, worst.headers
         return json_response({"error": error_object(worst), "results": results}, status, headers)
 
-    async def refuse(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestError)
-        self.desk().telemetry.refused(error)
-        return error_response(error)
-
-    async def fail(self, request: Request, error: Exception) -> Response:
+    def _fail(self, error: Exception) -> Response:
         """A defect of ours. Its traceback is in the log; the client learns its name."""
+        logger.exception("a request failed")
         refusal = RequestError(
             500, "internal", field="server", found=f"a failure ({type(error).__name__})", wanted="an answer"
         )

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -29,7 +28,6 @@ from service.errors import (
 _DIGITS = 18  # of a length that is read as a number
 _LINGER_S = 2.0  # how long a refused body is read on, so that its sender sees the answer and no reset
 _STRANGER_BYTES = 2**20  # and how much of it, from who has no key
-_TASKS = "aisle.tasks"  # in a scope: those that answer the request, beside the guard's own
 
 
 class HeldBytes:
@@ -97,7 +95,11 @@ class EdgeGuard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._http(scope, receive, self._bounded(send))
+            answer = _Outgoing(send, timeout_s=self.body_timeout_s, on_cut=self.on_refusal)
+            try:
+                await self._http(scope, receive, answer.send)
+            finally:
+                answer.end()
         else:
             await send({"type": "websocket.close", "code": 1008})
 
@@ -126,7 +128,10 @@ class EdgeGuard:
                 await self._answer(scope, body, receive, send)
             else:
                 self.on_refusal(refusal.reason)
-                await _response(refusal, scope)(scope, receive, send)
+                response = _response(refusal, scope)
+                if self.is_ending():
+                    response.headers["Connection"] = "close"
+                await response(scope, receive, send)
         finally:
             self._release(incoming)
             self.balance.leave()
@@ -137,20 +142,14 @@ class EdgeGuard:
         assert task is not None
         has_left = False
 
-        inner: list[asyncio.Task[Any]] = []
-        scope[_TASKS] = inner
-
         def leave(_: asyncio.Future[Message]) -> None:
             nonlocal has_left
             has_left = task.cancel()
-            for other in inner:
-                if other is not task:
-                    other.cancel()
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 gone.remove_done_callback(leave)  # what the connection says from now on is the next request's
-            elif message["type"] == "http.response.start" and self.balance.should_move():
+            elif message["type"] == "http.response.start" and self._is_last_answer():
                 message = _ending_connection(message)
             await send(message)
 
@@ -167,18 +166,9 @@ class EdgeGuard:
             gone.remove_done_callback(leave)
             gone.cancel()
 
-    def _bounded(self, send: Send) -> Send:
-        async def bounded(message: Message) -> None:
-            if message["type"] == "http.response.start" and self.is_ending():
-                message = _ending_connection(message)
-            try:
-                async with asyncio.timeout(self.body_timeout_s):
-                    await send(message)
-            except TimeoutError:
-                self.on_refusal("answer_unread")
-                _abort(send)
-
-        return bounded
+    def _is_last_answer(self) -> bool:
+        """Whether the connection is to end with the answer that begins now."""
+        return self.balance.should_move() or self.is_ending()
 
     def _hold(self, incoming: _Incoming, size_bytes: int) -> None:
         self.held.take(size_bytes, "bodies_full")
@@ -250,19 +240,6 @@ class EdgeGuard:
         return RequestError(413, "body_too_large", field="body", found=found, wanted=wanted)
 
 
-class Cancellable:
-    """An app as EdgeGuard reaches it, however deep it stands, when a client leaves: BentoML's timeout
-    middleware runs what is inside it in a task of its own, and does not pass a cancellation on."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (tasks := scope.get(_TASKS)) is not None:
-            tasks.append(asyncio.current_task())
-        await self.app(scope, receive, send)
-
-
 class _Incoming:
     """The body as it arrives."""
 
@@ -278,6 +255,34 @@ class _Incoming:
         self.ended = self.disconnected or not message.get("more_body", False)
         chunk: bytes = message.get("body", b"")
         return chunk
+
+
+class _Outgoing:
+    """An answer as it is sent. Where its client does not take it within `timeout_s` the connection is ended,
+    and `on_cut` hears the reason. One timer serves an answer's start and what follows: they cost as much as
+    the rest of sending."""
+
+    def __init__(self, send: Send, *, timeout_s: float, on_cut: Callable[[str], None]) -> None:
+        self._send = send
+        self._timeout_s = timeout_s
+        self._on_cut = on_cut
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def send(self, message: Message) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._cut)
+        await self._send(message)
+        if message["type"] == "http.response.body":
+            self.end()
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _cut(self) -> None:
+        self._on_cut("answer_unread")
+        _abort(self._send)
 
 
 def _replay(body: bytes, gone: asyncio.Future[Message]) -> Receive:

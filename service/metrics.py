@@ -65,6 +65,9 @@ SHED = (
     "queue_full",
     "queue_slow",
 )
+# Paths that answer products, and the codes with which that is the service's fault.
+PATHS = ("/v1/classify", "/v1/classify/upload", "/v2/models/aisle/infer")
+FAULTY_STATUSES = ("500", "503", "504")
 # Methods over gRPC that answer products, and how their calls end where that is the service's fault.
 UNARY_METHODS = ("/aisle.v1.Classifier/Classify", "/inference.GRPCInferenceService/ModelInfer")
 METHODS = ("/aisle.v1.Classifier/ClassifyStream", *UNARY_METHODS)
@@ -98,6 +101,23 @@ class Metrics:
         )
         self.auth = self._counter(
             "aisle_auth", "Calls that a key was asked for, by what became of them", ["outcome"]
+        )
+        self.requests = self._counter(
+            "aisle_http_requests",
+            "Requests over HTTP that have ended, by path and status, without what the edge guard refused",
+            ["endpoint", "code"],
+        )
+        self.request_seconds = self._histogram(
+            "aisle_http_request_seconds",
+            "Time from a request's last byte to its answer, of requests over HTTP that were answered (200)",
+            ["endpoint"],
+            buckets=SECONDS,
+        )
+        self.requests_under_way = self._gauge(
+            "aisle_http_requests_in_progress",
+            "Requests over HTTP that are being answered, by path",
+            ["endpoint"],
+            multiprocess_mode="livesum",
         )
         self.calls = self._counter(
             "aisle_grpc_requests", "Calls over gRPC that have ended, by method and status", ["method", "code"]
@@ -200,6 +220,10 @@ class Metrics:
         for modality in ("text", "image"):
             for source in Source:
                 self.vectors.labels(modality, source.value)
+        for path in PATHS:
+            for status in ("200", *FAULTY_STATUSES):
+                self.requests.labels(path, status)
+            self.request_seconds.labels(path)
         for method in METHODS:
             for code in ("OK", *FAULTY_CODES):
                 self.calls.labels(method, code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from aisle.errors import ProductError
 from service import oip
@@ -82,15 +81,15 @@ class OipDoor:
     def __init__(self, desk: Callable[[], Desk]) -> None:
         self.desk = desk
 
-    def routes(self) -> list[Route]:
-        return [
-            Route(OIP_PATH, self.server),
-            Route(f"{OIP_PATH}/health/live", self.well),
-            Route(f"{OIP_PATH}/health/ready", self.well),
-            Route(MODEL_PATH, self.model),
-            Route(f"{MODEL_PATH}/ready", self.well),
-            Route(INFER, self.infer, methods=["POST"]),
-        ]
+    def doors(self) -> Mapping[str, Callable[[Request], Awaitable[Response]]]:
+        return {
+            OIP_PATH: self.server,
+            f"{OIP_PATH}/health/live": self.well,
+            f"{OIP_PATH}/health/ready": self.well,
+            MODEL_PATH: self.model,
+            f"{MODEL_PATH}/ready": self.well,
+            INFER: self.infer,
+        }
 
     async def server(self, request: Request) -> Response:
         facts = {"name": oip.PLATFORM, "version": self._version(), "extensions": ["binary_tensor_data"]}

@@ -7,7 +7,7 @@ import functools
 import itertools
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from service.engine import Batch, Engine, Outcome
 from service.errors import DEADLINE_SHORT, LATE_STATUS, RequestError
 from service.metrics import Metrics
 
+ANSWERED_STATUS = 200
 CONFIDENCES = 4  # of a batch, that go into a model's own histogram
 TOTALS = {  # of /v1/monitor
     "aisle_predictions_total": "predictions",
@@ -39,7 +40,11 @@ class Telemetry:
         self._registry = registry
         self._folder = folder
         self._metrics = Metrics(registry, max_batch=max_batch)
-        # Asked for once a call, of a few methods and codes: looking a label up costs more than counting.
+        # Of few values each, and asked for at each request: looking a label up costs more than counting.
+        self._stage = functools.cache(self._metrics.stage_seconds.labels)
+        self._requests = functools.cache(self._metrics.requests.labels)
+        self._request_seconds = functools.cache(self._metrics.request_seconds.labels)
+        self._requests_under_way = functools.cache(self._metrics.requests_under_way.labels)
         self._calls = functools.cache(self._metrics.calls.labels)
         self._call_seconds = functools.cache(self._metrics.call_seconds.labels)
         self._served: dict[str, Gauge] = {}  # by slot
@@ -50,10 +55,10 @@ class Telemetry:
         try:
             yield
         finally:
-            self._metrics.stage_seconds.labels(name).observe(time.perf_counter() - start)
+            self._stage(name).observe(time.perf_counter() - start)
 
     def waited(self, seconds: float) -> None:
-        self._metrics.stage_seconds.labels("wait").observe(seconds)
+        self._stage("wait").observe(seconds)
 
     def queued(self, products: int) -> None:
         self._metrics.queue_products.set(products)
@@ -74,6 +79,20 @@ class Telemetry:
         """A request ended without an answer after less time than is promised, as its client chose."""
         self._metrics.short_deadlines.inc()
 
+    @contextmanager
+    def request(self, endpoint: str) -> Iterator[Callable[[int], None]]:
+        """A request over HTTP is under way. It counts once what this gives is told the status of its answer:
+        one whose client leaves counts nowhere."""
+        start = time.perf_counter()
+
+        def answered(status: int) -> None:
+            self._requests(endpoint, str(status)).inc()
+            if status == ANSWERED_STATUS:
+                self._request_seconds(endpoint).observe(time.perf_counter() - start)
+
+        with self._requests_under_way(endpoint).track_inprogress():
+            yield answered
+
     def called(self, method: str, code: str, seconds: float | None = None) -> None:
         """A call over gRPC has ended; after `seconds`, where it is a unary one that was answered."""
         self._calls(method, code).inc()
@@ -88,7 +107,7 @@ class Telemetry:
     def batch(self, outcomes: Sequence[Outcome], seconds_of_stage: Mapping[str, float]) -> None:
         self._metrics.batch_products.observe(len(outcomes))
         for stage, seconds in seconds_of_stage.items():
-            self._metrics.stage_seconds.labels(stage).observe(seconds)
+            self._stage(stage).observe(seconds)
         predictions = [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
         for prediction in predictions:
             self._metrics.confidence.observe(prediction.confidence)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from typing import Any
 
 import bentoml
 import pytest
 from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
-from bentoml._internal.marshal.dispatcher import CorkDispatcher, Optimizer
+from bentoml._internal.marshal.dispatcher import CorkDispatcher, NonBlockSema, Optimizer
 
 from service.bentoml_bridge import BridgedService, Dispatcher, service_class
 from service.errors import RequestError
@@ -25,14 +27,14 @@ def test_bentoml_has_the_names_the_bridge_uses() -> None:
     assert bentoml.__version__ == "1.4.39"
     assert list(inspect.signature(Service.to_asgi).parameters) == ["self", "is_main"]
     assert callable(Service.inject_config)
-    assert list(inspect.signature(ServiceAppFactory.batch_infer).parameters) == [
-        "self",
-        "name",
-        "input_args",
-        "input_kwargs",
-    ]
+    assert "dispatchers" in inspect.getsource(ServiceAppFactory.__init__)
     cork = CorkDispatcher(1_000, 4, fallback=lambda: None)
     assert (cork.max_batch_size, cork.max_latency, len(cork._queue)) == (4, 1.0, 0)
+    assert callable(cork.get_batch_size)
+    assert isinstance(vars(CorkDispatcher)["_wake_event"], cached_property)  # so that it can be set
+    waits = inspect.getsource(CorkDispatcher.controller) + inspect.getsource(CorkDispatcher.inbound_call)
+    assert set(re.findall(r"_wake_event\.(\w+)", waits)) == {"wait_for", "notify_all"}
+    assert {"acquire", "is_locked", "release"} <= set(dir(NonBlockSema))
     assert len(cork.optimizer.o_stat) == 0
     assert callable(cork.optimizer.trigger_refresh)
     assert Optimizer.N_SKIPPED_SAMPLE == 2  # it trains on 2 + 6 single batches, then on 1, 2 and 3
@@ -181,5 +183,31 @@ def test_what_waits_is_not_shed_when_the_clock_is_set(monkeypatch: pytest.Monkey
         await asyncio.sleep(0.05)
         instance.gate.set()
         assert [list(await task) for task in waiting] == [[0], [2], [4]]
+
+    in_worker(make_service(), work)
+
+
+def test_what_waits_behind_a_batch_is_not_looked_at_a_thousand_times_a_second() -> None:
+    async def work(dispatcher: Dispatcher, instance: Any) -> None:
+        await dispatcher.lead_through_training(1)
+        looks = 0
+        is_locked = dispatcher._cork._sema.is_locked
+
+        def counted() -> bool:
+            nonlocal looks
+            looks += 1
+            return bool(is_locked())
+
+        dispatcher._cork._sema.is_locked = counted
+        instance.gate.clear()
+        running = asyncio.ensure_future(dispatcher.batch_infer([1]))
+        await asyncio.sleep(0.05)
+        behind = asyncio.ensure_future(dispatcher.batch_infer([2]))
+        await asyncio.sleep(0.5)
+        assert looks < 100  # BentoML's own way: 500
+        instance.gate.set()
+        began = time.monotonic()
+        assert (await running, await behind) == ([2], [4])
+        assert time.monotonic() - began < 0.04  # its turn came with the end of the batch, not with a look
 
     in_worker(make_service(), work)

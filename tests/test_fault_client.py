@@ -255,5 +255,5 @@ def test_clients_that_leave_cost_nothing_that_stays(
 
 def under_way(server: LiveServer) -> dict[str, float]:
     """What the workers still hold of classification requests."""
-    names = ("aisle_queue_products", f'bentoml_service_request_in_progress{{endpoint="{CLASSIFY}"')
+    names = ("aisle_queue_products", f'aisle_http_requests_in_progress{{endpoint="{CLASSIFY}"')
     return {name: value for name, value in server.metrics().items() if name.startswith(names) and value}

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
@@ -14,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.balance import Balance
 from service.errors import RequestError, overloaded
-from service.guard import Cancellable, EdgeGuard, HeldBytes
+from service.guard import EdgeGuard, HeldBytes
 
 LIMIT_BYTES = 1_000
 
@@ -170,8 +169,7 @@ def test_a_compressed_body_is_refused_and_told_what_is_wanted(edge: Edge) -> Non
     assert (answer.status_code, answer.json()["error"]["found"]) == (415, "'gzip'")
 
 
-@pytest.mark.parametrize("within", ["nothing", "BentoML's timeout"])
-def test_the_work_for_a_client_that_is_gone_is_stopped(tmp_path: Path, within: str) -> None:
+def test_the_work_for_a_client_that_is_gone_is_stopped(tmp_path: Path) -> None:
     ended: list[str] = []
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
@@ -182,7 +180,7 @@ def test_the_work_for_a_client_that_is_gone_is_stopped(tmp_path: Path, within: s
             raise
 
     edge = Edge(tmp_path)
-    edge.guard.app = slow if within == "nothing" else TimeoutMiddleware(Cancellable(slow), timeout=60)
+    edge.guard.app = slow
     messages: list[Message] = [
         {"type": "http.request", "body": b"x", "more_body": False},
         {"type": "http.disconnect"},

@@ -241,7 +241,7 @@ def test_a_stopped_server_answers_what_it_has_taken(tiny_home: Path, server: Liv
         return server.client.post("/v1/classify", content=body, headers={"Content-Type": "application/json"})
 
     def in_flight() -> float:
-        name = 'bentoml_service_request_in_progress{endpoint="/v1/classify"'
+        name = 'aisle_http_requests_in_progress{endpoint="/v1/classify"'
         return sum(value for metric, value in server.metrics().items() if metric.startswith(name))
 
     with ThreadPoolExecutor(4) as pool:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from prometheus_client import CollectorRegistry
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
 from aisle.bundle import Bundle, EncoderRef
 from aisle.calibration import PATTERNS, Calibration, PatternCalibration
@@ -100,6 +101,11 @@ class OneBatch:
         ]
 
 
+async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Where BentoML's app stands."""
+    raise AssertionError(f"found {scope['path']}, which is BentoML's")
+
+
 class TinyService:
     def __init__(
         self,
@@ -131,7 +137,7 @@ class TinyService:
             request_timeout_s=request_timeout_s,
         )
         guard = EdgeGuard(
-            Doors(lambda: self.desk, lambda: labels, lambda: reader).app(),
+            Doors(lambda: self.desk, lambda: labels, lambda: reader, beside=nothing),
             methods=METHODS,
             max_body_bytes=MAX_BODY_BYTES,
             body_timeout_s=5,
