@@ -168,8 +168,9 @@ class Classifier:
         by which vectors move by less than 1e-6, on a GPU by recorded passes (aisle/graphs.py). An encoder
         that another classifier has too is left as that has made it."""
         if self.device == "cpu":
-            for model in (self.text_encoder.model, self.image_encoder.model, self.fusion):
-                pack(model)
+            self.text_encoder.pack()
+            self.image_encoder.pack()
+            pack(self.fusion)
             return self
         for encoder in (self.text_encoder, self.image_encoder):
             if not encoder.is_recorded:

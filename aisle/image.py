@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from torch import nn
 
 from aisle.backbone import BACKBONES, build_backbone, fold_batch_norms
 from aisle.errors import BundleError, EncoderError
+from aisle.fused import fuse
 from aisle.graphs import SIZES, Graphs, Recorder
 from aisle.manifest import verify_manifest, write_manifest
+from aisle.packed import pack
 from aisle.picture import DECODING, ImageSettings, decode_image, decode_with_size, image_hash
 from aisle.picture_header import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, sniff
 
@@ -62,6 +65,7 @@ class ImageEncoder:
         self.revision = revision
         self.dim = BACKBONES[backbone]
         self._graphs: Graphs | None = None
+        self._flat: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -81,6 +85,12 @@ class ImageEncoder:
             batch = slice(start, start + _ENCODE_BATCH)
             vectors_BD[batch] = self._forward(pixels_BHWC[batch])
         return vectors_BD
+
+    def pack(self) -> None:
+        """From now on encode with packed layers and fused activations (aisle/packed.py, aisle/fused.py): the
+        same vectors, sooner. The weights are those of now. On a GPU nothing changes."""
+        if self._flat is None and self.device.type == "cpu":
+            self._flat = fuse(pack(self.model))
 
     @property
     def is_recorded(self) -> bool:
@@ -103,7 +113,8 @@ class ImageEncoder:
 
     def _pooled(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
         # [B, H, W, C] in memory, seen as [B, C, H, W], is channels_last already.
-        pooled_BD: torch.Tensor = self.model(normalise(pixels_BHWC.permute(0, 3, 1, 2)))
+        model = self._flat or self.model
+        pooled_BD: torch.Tensor = model(normalise(pixels_BHWC.permute(0, 3, 1, 2)))
         return pooled_BD
 
     def save(self, folder: Path) -> str:
@@ -160,7 +171,7 @@ class ImageEncoder:
 def normalise(pixels_BCHW: torch.Tensor) -> torch.Tensor:
     """Float32 around 0 of uint8 pixels (or float ones, 0 to 255)."""
     scale_1CHW, shift_1CHW = _planes(*pixels_BCHW.shape[2:], pixels_BCHW.device)
-    return pixels_BCHW.float().mul(scale_1CHW).add_(shift_1CHW)
+    return pixels_BCHW.to(torch.float32, copy=True).mul_(scale_1CHW).add_(shift_1CHW)
 
 
 @functools.cache  # for good: what is recorded on a GPU (aisle/graphs.py) reads them where they lie

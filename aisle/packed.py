@@ -69,18 +69,19 @@ class PackedConv2d(_Packed, nn.Conv2d):
 
     def _answer(self, rows: torch.Tensor) -> torch.Tensor:
         sums: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
-            rows,
-            self._packed,
-            self.bias,
-            self.padding,
-            self.stride,
-            self.dilation,
-            self.groups,
-            "none",
-            [],
-            "",
+            rows, self._packed, self.bias, *self.geometry, "none", [], ""
         )
         return sums
+
+    @property
+    def geometry(self) -> tuple[list[int], list[int], list[int], int]:
+        """Padding, stride, dilation and groups, as oneDNN takes them."""
+        assert not isinstance(self.padding, str)  # those are not packed
+        return list(self.padding), list(self.stride), list(self.dilation), self.groups
+
+    def packed_weight(self) -> torch.Tensor:
+        """The weight of now, as oneDNN wants it."""
+        return self._pack(self.weight.detach())
 
 
 _NAMES = (  # private ones of PyTorch: a version may have them no more
@@ -89,6 +90,10 @@ _NAMES = (  # private ones of PyTorch: a version may have them no more
     "_reorder_convolution_weight",
     "_convolution_pointwise",
 )
+
+
+def is_packed(module: nn.Module) -> bool:
+    return isinstance(module, _Packed)
 
 
 def pack(model: nn.Module) -> nn.Module:

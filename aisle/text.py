@@ -23,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from aisle.errors import EncoderError
 from aisle.graphs import SIZES, Graphs, Recorder
 from aisle.manifest import verify_manifest, write_manifest
+from aisle.packed import pack
 
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _LONG_REFERENCE = re.compile(r"&#[0-9]{100,};?")  # html.unescape raises ValueError on 4,301 digits
@@ -152,6 +153,10 @@ class TextEncoder:
         batch = self.tokenizer(prefixed, truncation=True, max_length=self.settings.max_tokens)
         ids: list[list[int]] = batch["input_ids"]
         return ids
+
+    def pack(self) -> None:
+        """From now on encode with packed layers (aisle/packed.py): the same vectors, sooner on a CPU."""
+        pack(self.model)
 
     @property
     def is_recorded(self) -> bool:

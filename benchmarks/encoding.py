@@ -35,7 +35,6 @@ from rich.table import Table
 from aisle.allocator import keep_freed_memory
 from aisle.backbone import build_backbone
 from aisle.image import ImageEncoder, ImageSettings, decode_image
-from aisle.packed import pack
 from aisle.text import TextEncoder, TextSettings, clean_text
 from training.catalog import Catalog, read_catalog
 from training.demo import write_demo_catalog
@@ -113,8 +112,8 @@ def _encoders(folder: Path, size: int) -> tuple[TextEncoder, ImageEncoder]:
     )
     text.save(folder / "text")
     image.save(folder / "image")
-    pack(text.model)
-    pack(image.model)
+    text.pack()
+    image.pack()
     return text, image
 
 

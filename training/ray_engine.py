@@ -23,7 +23,6 @@ import torch
 from aisle.allocator import keep_freed_memory
 from aisle.errors import AisleError, EncoderError
 from aisle.image import ImageEncoder
-from aisle.packed import pack
 from aisle.text import TextEncoder
 from training.embeddings import Batch, Engine, image_vectors, text_vectors
 from training.shards import Encoded
@@ -145,7 +144,7 @@ def load_texts(folder: Path) -> Engine:
     """A worker's engine for texts: the encoder in `folder`, verified, on one core."""
     _settle()
     encoder = TextEncoder.load(folder)
-    pack(encoder.model)
+    encoder.pack()
     return partial(text_vectors, encoder)
 
 
@@ -153,7 +152,7 @@ def load_images(folder: Path) -> Engine:
     """The same for pictures."""
     _settle()
     encoder = ImageEncoder.load(folder)
-    pack(encoder.model)
+    encoder.pack()
     return partial(image_vectors, encoder, threads=1)
 
 

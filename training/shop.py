@@ -11,7 +11,6 @@ from aisle.device import resolve_device
 from aisle.errors import FeatureStoreError
 from aisle.features import ViewSpec, load_specs
 from aisle.image import ImageEncoder
-from aisle.packed import pack
 from aisle.text import TextEncoder
 from training.settings import Settings
 
@@ -50,7 +49,7 @@ def load_encoders(shop: Shop, text_tag: str = "", image_tag: str = "") -> Encode
     text = store.load_text_encoder(text_tag.partition(":")[2], shop.device)
     image = store.load_image_encoder(image_tag.partition(":")[2], shop.device)
     for encoder in (text, image):
-        pack(encoder.model)
+        encoder.pack()
     return Encoders(text=text, image=image)
 
 
