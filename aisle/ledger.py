@@ -179,9 +179,9 @@ class Ledger:
             return
         with self._guarded(), self._writing(_PREDICTIONS_LOCK) as connection:
             query = self._insert_into(predictions).on_conflict_do_nothing(index_elements=["prediction_id"])
-            connection.execute(query, [prediction_row(record) for record in records])
+            _execute_plainly(connection, query, [prediction_row(record) for record in records])
             if rows := product_rows(records):
-                connection.execute(self._upsert_products(), rows)
+                _execute_plainly(connection, self._upsert_products(), rows)
 
     def record_labels(self, given: Sequence[Label]) -> list[bool]:
         """Whether each is new. One that says what the newest of its source says already, of the same
@@ -530,3 +530,11 @@ def _without_password(url: str) -> str:
         return make_url(url).render_as_string(hide_password=True)
     except ArgumentError:
         return "a URL that cannot be read"
+
+
+def _execute_plainly(connection: Connection, query: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """`connection.execute(query, rows)` of many rows whose values drivers take as they are: SQLAlchemy would
+    look at each value, which takes a third of the time of writing predictions."""
+    made = query.compile(dialect=connection.dialect, column_keys=list(rows[0]))
+    values = [tuple(row[name] for name in made.positiontup) for row in rows] if made.positional else rows
+    connection.exec_driver_sql(str(made), values)

@@ -22,6 +22,9 @@ _PLAIN = tuple(
     item.name for item in fields(PredictionRecord) if item.name not in (*_VECTORS, "columns", "number")
 )
 _COLUMNS = tuple(item.name for item in fields(Columns))
+# What a record cannot be without, and what Columns are of a version that knew fewer.
+_REQUIRED = tuple(item.name for item in fields(PredictionRecord) if item.default is MISSING)
+_NO_COLUMNS = dict.fromkeys(_COLUMNS)
 _values = attrgetter(*_PLAIN, *(f"columns.{name}" for name in _COLUMNS))
 
 
@@ -49,24 +52,26 @@ def decode(data: bytes) -> list[PredictionRecord]:
 def _decode(data: bytes) -> list[PredictionRecord]:
     line, _, blob = data.partition(b"\n")
     head = json.loads(line)
-    plain, columns = tuple(head["plain"]), tuple(head["columns"])
+    plain, columns = list(head["plain"]), list(head["columns"])
+    record_places = _places(PredictionRecord, plain, 0)
+    column_places = _places(Columns, columns, len(plain))
+    if lacking := [name for name in _REQUIRED if name not in {"columns", *record_places}]:
+        raise ValueError(f"a record: found no {', '.join(lacking)}")
     halves = np.frombuffer(blob, dtype="<f2")
     records, start = [], 0
     for row in head["rows"]:
-        given = dict(zip(plain, row, strict=False))
-        given["columns"] = Columns(**_known(Columns, dict(zip(columns, row[len(plain) :], strict=False))))
+        vectors: dict[str, np.ndarray] = {}
         for name, length in zip(_VECTORS, row[-2:], strict=True):
             if length is not None:
-                given[name] = halves[start : start + length]
+                vectors[name] = halves[start : start + length]
                 start += length
-        records.append(PredictionRecord(**_known(PredictionRecord, given)))
+        told = {name: row[place] for name, place in column_places.items()}
+        given = {name: row[place] for name, place in record_places.items()}
+        records.append(PredictionRecord(columns=Columns(**_NO_COLUMNS | told), **given, **vectors))
     return records
 
 
-def _known(kind: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Of `given`, what a record of today has; what it lacks without a default is None in Columns only."""
-    known = {item.name: given[item.name] for item in fields(kind) if item.name in given}
-    lacking = [item.name for item in fields(kind) if item.name not in known and item.default is MISSING]
-    if lacking and kind is not Columns:
-        raise ValueError(f"a record: found no {', '.join(lacking)}")
-    return {**dict.fromkeys(lacking), **known}
+def _places(kind: Any, names: Sequence[str], first: int) -> dict[str, int]:
+    """Where in a row each value is that a record of today has, once a batch; `names` begin at `first`."""
+    known = {item.name for item in fields(kind)}
+    return {name: first + place for place, name in enumerate(names) if name in known}
