@@ -60,14 +60,13 @@ def _decode(data: bytes) -> list[PredictionRecord]:
     halves = np.frombuffer(blob, dtype="<f2")
     records, start = [], 0
     for row in head["rows"]:
-        vectors: dict[str, np.ndarray] = {}
+        given: dict[str, Any] = {name: row[place] for name, place in record_places.items()}
         for name, length in zip(_VECTORS, row[-2:], strict=True):
             if length is not None:
-                vectors[name] = halves[start : start + length]
+                given[name] = halves[start : start + length]
                 start += length
         told = {name: row[place] for name, place in column_places.items()}
-        given = {name: row[place] for name, place in record_places.items()}
-        records.append(PredictionRecord(columns=Columns(**_NO_COLUMNS | told), **given, **vectors))
+        records.append(PredictionRecord(columns=Columns(**_NO_COLUMNS | told), **given))
     return records
 
 
