@@ -32,7 +32,7 @@ from service.doors import METHODS, Doors, early_refusal
 from service.drain import Drain
 from service.grpc_server import GrpcServer
 from service.guard import EdgeGuard, HeldBytes
-from service.http_headers import bound_headers
+from service.http_protocol import use_bounded_http
 from service.keys import KeyRing
 from service.labels import LabelBook
 from service.ladder import largest_batch
@@ -66,7 +66,7 @@ def telemetry() -> Telemetry:
 
 
 def guarded(app: ASGIApp) -> ASGIApp:
-    bound_headers()  # of the server that BentoML starts next
+    use_bounded_http()  # of the server that BentoML starts next
     watching = porter()
     return EdgeGuard(
         Doors(current_desk, current_labels, current_reader, beside=app),

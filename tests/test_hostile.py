@@ -16,7 +16,7 @@ from schemathesis.generation import GenerationMode
 
 from benchmarks.fuzz import SEED, Figures, doors, failures, fuzz, good_answer
 from benchmarks.hostile import ATTEMPTS, RIGHT_MESSAGES
-from service.http_headers import MOST_BYTES
+from service.http_protocol import MOST_BYTES
 from service.openapi import specification
 
 REQUESTS = 300  # a door

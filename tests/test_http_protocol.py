@@ -1,4 +1,4 @@
-"""What comes before a body is bounded: real uvicorn, real sockets."""
+"""What comes before a body is bounded, and answers leave whole: real uvicorn, real sockets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.http_headers import LINE_BYTES, MOST_BYTES, READ_BYTES, bound_headers
+from service.http_protocol import LINE_BYTES, MOST_BYTES, READ_BYTES, use_bounded_http
 
 BEGINNING = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n"
 
@@ -26,7 +26,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    bound_headers()
+    use_bounded_http()
     server = uvicorn.Server(uvicorn.Config(echo, lifespan="off", log_level="error"))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -113,3 +113,28 @@ def test_a_long_body_is_no_header(port: int) -> None:
 
 def test_what_is_no_http_is_a_400(port: int) -> None:
     assert asked(port, b"no http\r\n\r\n").startswith(b"HTTP/1.1 400")
+
+
+def test_an_answer_is_one_packet_however_long_it_is(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        for _ in range(20):  # on one connection
+            connection.sendall(BEGINNING + b"\r\nhi")
+            first = connection.recv(65_536)
+            assert first.startswith(b"HTTP/1.1 200")
+            assert first.endswith(b"\r\n\r\nhi")
+        body = b"x" * 2**22
+        connection.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        answer = b""
+        while not is_whole(answer):
+            answer += connection.recv(2**20)
+        assert answer.endswith(body)
+
+
+def test_many_requests_at_once_are_answered_in_order(port: int) -> None:
+    lines = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"".join(lines + b"%02d" % number for number in range(50)))
+        answers = b""
+        while answers.count(b"HTTP/1.1 200") < 50 or not answers.endswith(b"49"):
+            answers += connection.recv(65_536)
+    assert re.findall(rb"\r\n\r\n(\d\d)", answers) == [b"%02d" % number for number in range(50)]

@@ -1,8 +1,13 @@
-"""A bound on what comes before a request's body: its address and headers. uvicorn has none with httptools,
-and the guard hears of a request only when its headers are here whole."""
+"""uvicorn's HTTP with two changes below what the guard sees.
+
+What comes before a request's body, its address and headers, is bounded: with httptools uvicorn bounds
+nothing, and the guard hears of a request only when its headers are here whole. And an answer's head and body
+leave together: uvicorn writes them apart, each a system call, a packet, and a turn of the client's.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from uvicorn.protocols.http import auto
@@ -15,7 +20,7 @@ LINE_BYTES = 32  # what each header counts beside its letters, as in HTTP/2
 READ_BYTES = 2**18  # most that one read brings
 
 
-class BoundedHeaders(HttpToolsProtocol):
+class BoundedHttp(HttpToolsProtocol):
     """uvicorn's HTTP, which answers 431 and ends the connection where a request begins with more than
     MOST_BYTES, or where more than a read brings nothing that the parser could hand on (a header without
     end)."""
@@ -25,6 +30,9 @@ class BoundedHeaders(HttpToolsProtocol):
         self._head_bytes = 0
         self._silent_bytes = 0
         self._refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(_Together(transport, self.loop))  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
         self._silent_bytes += len(data)
@@ -81,6 +89,34 @@ class BoundedHeaders(HttpToolsProtocol):
         self.transport.close()
 
 
-def bound_headers() -> None:
+class _Together:
+    """A transport that sends what is written within one turn of the event loop at its end, in one piece."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._waiting: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not data:
+            return
+        if not self._waiting:
+            self._loop.call_soon(self._send)
+        self._waiting.append(data)
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._waiting and not self._transport.is_closing():
+            self._transport.write(b"".join(self._waiting))
+        self._waiting.clear()
+
+
+def use_bounded_http() -> None:
     """Make it the HTTP of every uvicorn of this process: BentoML, which starts it, lets nobody choose."""
-    auto.AutoHTTPProtocol = BoundedHeaders
+    auto.AutoHTTPProtocol = BoundedHttp
