@@ -34,7 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, OperationalError, SQLAlchemyError
 
 from aisle.errors import LedgerError, LedgerRefusedError
 from aisle.ledger_rows import (
@@ -112,6 +112,8 @@ class Ledger:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        is_sqlite = engine.dialect.name == "sqlite"
+        self._is_file = is_sqlite and engine.url.database not in (None, "", ":memory:")
 
     @classmethod
     def open(cls, url: str) -> Ledger:
@@ -461,6 +463,9 @@ class Ledger:
         try:
             yield
         except SQLAlchemyError as error:
+            if isinstance(error, OperationalError) and self._is_file:
+                # Its connections may be to a file that is none any more: one that was put back, by `mv`.
+                self._engine.dispose()
             why = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             refused = isinstance(error, DataError | IntegrityError)
             kind = LedgerRefusedError if refused else LedgerError

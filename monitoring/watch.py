@@ -77,18 +77,18 @@ class Watch:
 
     def run(self, stop: Event) -> None:
         """Look until `stop` is set. What fails is counted and tried again; the gauges stay as they are."""
-        failing = False
+        told = ""  # the failure that was told last: another one is news
         while not stop.is_set():
             try:
                 self.look(stop)
-                failing = False
+                told = ""
             except Exception as error:
                 self.exporter.failed()
                 if not isinstance(error, AisleError):
                     logger.exception("a look failed")
-                elif not failing:
+                elif str(error) != told:
                     logger.warning("nothing is seen: %s", error)
-                failing = True
+                told = str(error)
             for _ in range(self.reports.failures()):
                 self.exporter.failed()
             stop.wait(self.settings.interval_s)

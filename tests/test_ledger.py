@@ -346,6 +346,25 @@ def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
         assert ledger.count_predictions() == 1
 
 
+@pytest.mark.parametrize("meanwhile", ["nothing", "another file"])
+def test_a_file_that_was_put_back_is_read_again(tmp_path: Path, meanwhile: str) -> None:
+    """A connection to the empty file that was there meanwhile would never find a table."""
+    file, away = tmp_path / "ledger.db", tmp_path / "away.db"
+    ledger = Ledger.open(ledger_url(tmp_path, ""))
+    ledger.create_tables()
+    ledger.record_predictions([RECORD])
+    ledger.close()
+    for path in tmp_path.glob("ledger.db*"):
+        path.rename(tmp_path / path.name.replace("ledger", "away"))
+    if meanwhile == "another file":
+        sqlite3.connect(file).close()
+    with pytest.raises(LedgerError, match="no such table"):
+        ledger.count_predictions(after=0)
+    away.rename(file)
+    assert ledger.count_predictions(after=0) == 1
+    ledger.close()
+
+
 def test_a_database_that_is_away_is_an_error_without_its_password() -> None:
     ledger = Ledger.open("postgresql://aisle:secret@127.0.0.1:1/aisle")
     with pytest.raises(LedgerError) as raised:
