@@ -57,7 +57,7 @@ def language_of(text: str) -> str:
 def brightness_of(pixels_HWC: np.ndarray) -> float:
     """Mean of all channels, in [0, 1], of uint8 pixels: of every fourth line, summed as whole numbers, which
     takes a ninth of the time of numpy's mean over every second pixel."""
-    lines = pixels_HWC[::4]
+    lines = pixels_HWC[1::4]
     return float(lines.sum(dtype=np.uint32)) / (255.0 * lines.size)
 
 

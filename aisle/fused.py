@@ -8,7 +8,9 @@ TorchInductor does with a frozen network, without its compiler).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -24,6 +26,7 @@ _ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.Sigmoid: ("sigmoid", []),
 }
 _NONE: tuple[str, list[float]] = ("none", [])
+_TRACING = threading.Lock()  # what torch.fx changes for the while, two at once would not change back
 _NOTHING = (nn.Identity, nn.Dropout)  # of a network that is not trained
 
 
@@ -34,7 +37,8 @@ def fuse(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     Raises torch.fx.proxy.TraceError, or what the model raises, where it cannot be written down: where what it
     computes next depends on a value.
     """
-    graph = _Tracer().trace(model)
+    with _TRACING:
+        graph = _Tracer().trace(model)
     flat = fx.GraphModule(model, graph)
     layers = dict(model.named_modules())
     for node in graph.nodes:
@@ -50,7 +54,28 @@ def fuse(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 class _Tracer(fx.Tracer):
-    """Takes packed layers, too, as they are."""
+    """Takes packed layers, too, as they are; and lets other threads alone. While it traces, torch.fx hears of
+    every call of every module in the process, and a model may be loaded while another answers."""
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_modules=())  # type: ignore[arg-type]  # none
+        self._thread = threading.get_ident()
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         return is_packed(module) or super().is_leaf_module(module, qualified_name)

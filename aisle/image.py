@@ -92,6 +92,10 @@ class ImageEncoder:
         if self._flat is None and self.device.type == "cpu":
             self._flat = fuse(pack(self.model))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy begins with: all but what `pack` has made, which cannot be copied."""
+        return {**self.__dict__, "_flat": None}
+
     @property
     def is_recorded(self) -> bool:
         return self._graphs is not None

@@ -224,7 +224,7 @@ def good_answer(port: int) -> list[Any]:
 
 def failures(port: int) -> dict[str, float]:
     """What the server itself has counted as its own: answers of 500 and more, failed calls."""
-    faulty = [f'code="{code}"' for code in FAULTY_CODES] + ['http_response_code="5']
+    faulty = [f'code="{code}"' for code in FAULTY_CODES] + ['aisle_http_requests_total{code="5']
     lines = httpx.get(f"http://{HOST}:{port}/metrics", timeout=PATIENCE_S).text.splitlines()
     counted = [line.rpartition(" ") for line in lines if "_total{" in line]
     return {name: float(n) for name, _, n in counted if float(n) and any(one in name for one in faulty)}

@@ -20,6 +20,7 @@ from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
 from bentoml._internal.marshal import dispatcher as marshal
 from bentoml._internal.marshal.dispatcher import NonBlockSema, Optimizer
+from bentoml._internal.server.http.access import AccessLogMiddleware
 from bentoml.exceptions import ServiceUnavailable
 from starlette.types import ASGIApp
 
@@ -47,6 +48,18 @@ def service_class(wrap: Callable[[ASGIApp], ASGIApp]) -> type[BridgedService]:
     """A class for `@bentoml.service(service_class=...)` whose whole app, BentoML's middlewares
     included, stands inside `wrap`. `wrap` is called in workers only."""
     return type("AisleService", (BridgedService,), {"wrap": staticmethod(wrap)})
+
+
+def access_logged(app: ASGIApp) -> ASGIApp:
+    """`app` with BentoML's line for each request, but for what asks all the time how we are."""
+    return AccessLogMiddleware(
+        app,
+        has_request_content_length=True,
+        has_request_content_type=True,
+        has_response_content_length=True,
+        has_response_content_type=True,
+        skip_paths=("/livez", "/readyz", "/metrics"),
+    )
 
 
 def speaks_tls() -> bool:
@@ -80,10 +93,12 @@ class _Wake:
     interpreter's lock from who computes. Now it looks every LOOK_S, for what has waited too long.
     """
 
-    def __init__(self, may_begin: Callable[[], bool]) -> None:
+    def __init__(self, may_begin: Callable[[], bool], look_s: float) -> None:
         self._may_begin = may_begin
+        self._look_s = look_s
         self._waiting: asyncio.Future[None] | None = None
         self._looks = False
+        self._work = 0  # at the last look
 
     async def __aenter__(self) -> None:
         return None
@@ -98,16 +113,22 @@ class _Wake:
 
     async def wait_for(self, has_work: Callable[[], int]) -> None:
         loop = asyncio.get_running_loop()
-        while not (has_work() and self._may_begin()):
-            self._waiting, self._looks = loop.create_future(), bool(has_work())
-            look = loop.call_later(LOOK_S, self._wake) if self._looks else None
+        work = has_work()
+        if 0 < work < self._work:  # less than at the last look: one was shed, and the next may be due
+            self._work = work
+            return
+        while not (work and self._may_begin()):
+            self._waiting, self._looks = loop.create_future(), bool(work)
+            look = loop.call_later(self._look_s, self._wake) if self._looks else None
             try:
                 await self._waiting
             finally:
                 if look is not None:
                     look.cancel()
-            if self._looks:
-                return
+            work = has_work()
+            if work and self._looks:
+                break
+        self._work = work
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -134,13 +155,13 @@ class Dispatcher:
     and a job is a list.
     """
 
-    def __init__(self, service: BridgedService, method: str) -> None:
+    def __init__(self, service: BridgedService, method: str, *, look_s: float = LOOK_S) -> None:
         marshal.time = _Steady
         self._work = functools.partial(service.apis[method].func, service.factory._service_instance)
         self._cork = cork = service.factory.dispatchers[method]
         cork.optimizer = _Unpredicting(cork.max_latency)
         cork.get_batch_size = len
-        cork._wake_event = _Wake(lambda: not cork._sema.is_locked())
+        cork._wake_event = _Wake(lambda: not cork._sema.is_locked(), look_s)
         self.allow_at_once(1)
         self._infer = cork(self._compute)
 

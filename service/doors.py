@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,15 +17,14 @@ from service.json_door import read_json
 from service.labels import LabelBook, read_labels
 from service.ledger_reader import LedgerReader
 from service.monitor_door import read_monitor
-from service.oip_door import OipDoor
+from service.oip_door import Door, OipDoor
 from service.openapi import CLASSIFY, LABELS, MONITOR, OPENAPI, PREDICTIONS, PRODUCTS, UPLOAD, specification
 from service.predictions_door import read_page
 from service.product_door import read_product
+from service.telemetry import Telemetry
 from service.terms import read_terms
 from service.upload_door import read_upload
 from service.wire import result_object
-
-Door = Callable[[Request], Awaitable[Response]]
 
 # What EdgeGuard lets in: our doors, and what BentoML answers.
 METHODS: Mapping[str, Sequence[str]] = {
@@ -71,11 +70,14 @@ class Doors:
         desk: Callable[[], Desk],
         labels: Callable[[], LabelBook],
         reader: Callable[[], LedgerReader],
+        *,
+        telemetry: Telemetry,
         beside: ASGIApp,
     ) -> None:
         self.desk = desk
         self.labels = labels
         self.reader = reader
+        self.telemetry = telemetry
         self.beside = beside
         self.doors: Mapping[str, Door] = {
             CLASSIFY: self.classify,
@@ -93,7 +95,7 @@ class Doors:
         if door is None:
             await self.beside(scope, receive, send)
             return
-        with self.desk().telemetry.request(scope["path"]) as answered:
+        with self.telemetry.request(scope["path"]) as answered:
             response = await self._response(door, Request(scope, receive))
             await response(scope, receive, send)
             answered(response.status_code)
@@ -102,7 +104,7 @@ class Doors:
         try:
             return await door(request)
         except RequestError as error:
-            self.desk().telemetry.refused(error)
+            self.telemetry.refused(error)
             return error_response(error)
         except Exception as error:
             return self._fail(error)
@@ -110,7 +112,7 @@ class Doors:
     async def classify(self, request: Request) -> Response:
         desk = self.desk()
         body = await request.body()
-        with desk.telemetry.stage("parse"):
+        with self.telemetry.stage("parse"):
             terms = read_terms(request.headers)
             given, ask = read_json(request.headers.get("content-type", ""), body)
         return self._respond(given, await desk.classify(given, ask, terms))
@@ -118,7 +120,7 @@ class Doors:
     async def upload(self, request: Request) -> Response:
         desk = self.desk()
         body = await request.body()
-        with desk.telemetry.stage("parse"):
+        with self.telemetry.stage("parse"):
             terms = read_terms(request.headers)
             given, ask = await read_upload(request.headers, body)
         return self._respond([given], await desk.classify([given], ask, terms))
@@ -128,8 +130,8 @@ class Doors:
         results = await self.labels().record(given)
         faults = [result["error"] for result in results if "error" in result]
         for fault in faults:
-            self.desk().telemetry.error(fault["reason"])
-        self.desk().telemetry.labelled(len(results) - len(faults))
+            self.telemetry.error(fault["reason"])
+        self.telemetry.labelled(len(results) - len(faults))
         if len(faults) < len(results):
             return json_response({"results": results})
         return json_response({"error": faults[0], "results": results}, PRODUCT_FAULT_STATUS)
@@ -143,16 +145,15 @@ class Doors:
         return json_response(await read_product(request.query_params, self.reader(), taxonomy))
 
     async def monitor(self, request: Request) -> Response:
-        desk = self.desk()
-        model = desk.champion().classifier.version
-        return json_response(await read_monitor(model, self.reader(), desk.telemetry))
+        model = self.desk().champion().classifier.version
+        return json_response(await read_monitor(model, self.reader(), self.telemetry))
 
     async def openapi(self, request: Request) -> Response:
         return json_response(specification())
 
     def _respond(self, given: Sequence[Given], reply: Reply) -> Response:
         """200 where one product or more has an answer; else the error of the first, beside all."""
-        self.desk().telemetry.faults(reply.outcomes)
+        self.telemetry.faults(reply.outcomes)
         ids = [product.product_id if isinstance(product, Product) else None for product in given]
         results = [result_object(*row) for row in zip(ids, reply.prediction_ids, reply.outcomes, strict=True)]
         worst = worst_fault(reply.outcomes)
@@ -169,5 +170,5 @@ class Doors:
         refusal = RequestError(
             500, "internal", field="server", found=f"a failure ({type(error).__name__})", wanted="an answer"
         )
-        self.desk().telemetry.error(refusal.reason)
+        self.telemetry.error(refusal.reason)
         return error_response(refusal)

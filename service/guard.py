@@ -1,7 +1,6 @@
 """EdgeGuard: what the world may ask of the server, decided before anything else sees the request.
 
-It stands outside BentoML's own middlewares, because those make a metric series of every path they
-see, routed or not.
+What is behind it, our doors and BentoML's middlewares, makes a metric series of every path that it sees.
 """
 
 from __future__ import annotations

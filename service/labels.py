@@ -16,7 +16,7 @@ from service.json_door import check_content_type, describe, field_of, parse_json
 from service.ledger_reader import LedgerReader
 from service.wire import MAX_LABELS, LabelIn, LabelsEnvelope
 
-MAX_REQUESTS = 8  # of a worker; each may wait 5 s for a lock, and BentoML lets none wait for more than 60
+MAX_REQUESTS = 8  # of a worker; each may wait 5 s for a lock, so that all are answered in time
 
 Given = Label | ProductError  # a label of a request, or why it is none
 

@@ -66,7 +66,7 @@ SHED = (
     "queue_slow",
 )
 # Paths that answer products, and the codes with which that is the service's fault.
-PATHS = ("/v1/classify", "/v1/classify/upload", "/v2/models/aisle/infer")
+PATHS = ("/v1/classify", "/v1/classify/upload", "/v2/models/aisle-classifier/infer")
 FAULTY_STATUSES = ("500", "503", "504")
 # Methods over gRPC that answer products, and how their calls end where that is the service's fault.
 UNARY_METHODS = ("/aisle.v1.Classifier/Classify", "/inference.GRPCInferenceService/ModelInfer")

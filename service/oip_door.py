@@ -31,6 +31,7 @@ METHODS: Mapping[str, Sequence[str]] = {
     f"{MODEL_PATH}/ready": ("GET", "HEAD"),
     INFER: ("POST",),
 }
+Door = Callable[[Request], Awaitable[Response]]
 JSON_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON before the binary tensors
 
 
@@ -81,7 +82,7 @@ class OipDoor:
     def __init__(self, desk: Callable[[], Desk]) -> None:
         self.desk = desk
 
-    def doors(self) -> Mapping[str, Callable[[Request], Awaitable[Response]]]:
+    def doors(self) -> Mapping[str, Door]:
         return {
             OIP_PATH: self.server,
             f"{OIP_PATH}/health/live": self.well,

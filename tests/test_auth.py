@@ -159,7 +159,8 @@ def test_every_path_has_a_lock() -> None:
 
 
 def test_every_route_of_ours_has_a_lock(service: TinyService) -> None:
-    paths = set(Doors(lambda: service.desk, unused, unused, beside=nothing).doors)
+    telemetry = service.desk.telemetry
+    paths = set(Doors(lambda: service.desk, unused, unused, telemetry=telemetry, beside=nothing).doors)
     assert len(paths) >= 10
     assert paths <= set(HTTP)
     assert set(METHODS) - paths == {"/livez", "/readyz", "/metrics", "/schema.json"}  # BentoML's

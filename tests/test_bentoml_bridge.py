@@ -11,16 +11,19 @@ from collections.abc import Awaitable, Callable
 from functools import cached_property
 from typing import Any
 
+import attr
 import bentoml
 import pytest
 from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
+from _bentoml_sdk.method import APIMethod
 from bentoml._internal.marshal.dispatcher import CorkDispatcher, NonBlockSema, Optimizer
 
 from service.bentoml_bridge import BridgedService, Dispatcher, service_class
 from service.errors import RequestError
 
 MAX_BATCH = 8
+LONG_MS = 60_000
 
 
 def test_bentoml_has_the_names_the_bridge_uses() -> None:
@@ -32,11 +35,14 @@ def test_bentoml_has_the_names_the_bridge_uses() -> None:
     assert (cork.max_batch_size, cork.max_latency, len(cork._queue)) == (4, 1.0, 0)
     assert callable(cork.get_batch_size)
     assert isinstance(vars(CorkDispatcher)["_wake_event"], cached_property)  # so that it can be set
-    waits = inspect.getsource(CorkDispatcher.controller) + inspect.getsource(CorkDispatcher.inbound_call)
+    methods = (CorkDispatcher.controller, CorkDispatcher.train_optimizer, CorkDispatcher.inbound_call)
+    waits = "".join(map(inspect.getsource, methods))
     assert set(re.findall(r"_wake_event\.(\w+)", waits)) == {"wait_for", "notify_all"}
     assert {"acquire", "is_locked", "release"} <= set(dir(NonBlockSema))
     assert len(cork.optimizer.o_stat) == 0
     assert callable(cork.optimizer.trigger_refresh)
+    assert "self._service_instance = self.service()" in inspect.getsource(ServiceAppFactory.create_instance)
+    assert "func" in {field.name for field in attr.fields(APIMethod)}
     assert Optimizer.N_SKIPPED_SAMPLE == 2  # it trains on 2 + 6 single batches, then on 1, 2 and 3
 
 
@@ -60,16 +66,20 @@ def make_service(max_latency_ms: int = 10_000) -> BridgedService:
     return service
 
 
-def in_worker(service: BridgedService, work: Callable[[Dispatcher, Any], Awaitable[None]]) -> None:
+def in_worker(
+    service: BridgedService, work: Callable[[Dispatcher, Any], Awaitable[None]], **options: float
+) -> None:
     """Run `work` inside the service's app, as a worker would."""
 
     async def run() -> None:
         service.to_asgi()
         factory = service.factory
         factory._service_instance = service()
-        await work(Dispatcher(service, "double"), factory._service_instance)
-        for dispatcher in factory.dispatchers.values():
-            dispatcher.shutdown()
+        dispatcher = Dispatcher(service, "double", **options)
+        await work(dispatcher, factory._service_instance)
+        dispatcher.close()
+        for cork in factory.dispatchers.values():
+            cork.shutdown()
 
     asyncio.run(run())
 
@@ -187,27 +197,54 @@ def test_what_waits_is_not_shed_when_the_clock_is_set(monkeypatch: pytest.Monkey
     in_worker(make_service(), work)
 
 
-def test_what_waits_behind_a_batch_is_not_looked_at_a_thousand_times_a_second() -> None:
+LONG_S = 30.0  # between looks: what happens sooner was not seen by one
+
+
+def test_the_end_of_a_batch_is_heard_and_not_looked_for() -> None:
     async def work(dispatcher: Dispatcher, instance: Any) -> None:
         await dispatcher.lead_through_training(1)
-        looks = 0
-        is_locked = dispatcher._cork._sema.is_locked
+        for number in range(20):
+            instance.gate.clear()
+            running = asyncio.ensure_future(dispatcher.batch_infer([number]))
+            await asyncio.sleep(0.01)
+            behind = asyncio.ensure_future(dispatcher.batch_infer([-number]))
+            await asyncio.sleep(0.01)
+            instance.gate.set()
+            async with asyncio.timeout(5):
+                assert (await running, await behind) == ([2 * number], [-2 * number])
 
-        def counted() -> bool:
-            nonlocal looks
-            looks += 1
-            return bool(is_locked())
+    in_worker(make_service(LONG_MS), work, look_s=LONG_S)
 
-        dispatcher._cork._sema.is_locked = counted
+
+def test_two_batches_at_once_are_as_many_as_may_be() -> None:
+    async def work(dispatcher: Dispatcher, instance: Any) -> None:
+        dispatcher.allow_at_once(2)
+        await dispatcher.lead_through_training(1)
+        dispatcher.max_batch = 1
+        instance.gate.clear()
+        asked = [asyncio.ensure_future(dispatcher.batch_infer([number])) for number in range(5)]
+        await asyncio.sleep(0.1)
+        assert sorted(dispatcher.waiting()) == [2, 3, 4]
+        instance.gate.set()
+        async with asyncio.timeout(5):
+            assert [list(await one) for one in asked] == [[0], [2], [4], [6], [8]]
+
+    in_worker(make_service(LONG_MS), work, look_s=LONG_S)
+
+
+def test_all_that_waited_too_long_are_shed_at_once() -> None:
+    async def work(dispatcher: Dispatcher, instance: Any) -> None:
+        await dispatcher.lead_through_training(1)
         instance.gate.clear()
         running = asyncio.ensure_future(dispatcher.batch_infer([1]))
         await asyncio.sleep(0.05)
-        behind = asyncio.ensure_future(dispatcher.batch_infer([2]))
-        await asyncio.sleep(0.5)
-        assert looks < 100  # BentoML's own way: 500
-        instance.gate.set()
         began = time.monotonic()
-        assert (await running, await behind) == ([2], [4])
-        assert time.monotonic() - began < 0.04  # its turn came with the end of the batch, not with a look
+        late = [asyncio.ensure_future(dispatcher.batch_infer([number])) for number in range(40)]
+        shed = [await one for one in late]
+        assert time.monotonic() - began < 1.0  # one a look would be two seconds
+        reasons = [outcome.reason for [outcome] in shed if isinstance(outcome, RequestError)]
+        assert reasons == ["latency"] * 40
+        instance.gate.set()
+        assert await running == [2]
 
-    in_worker(make_service(), work)
+    in_worker(make_service(max_latency_ms=200), work)

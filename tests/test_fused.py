@@ -1,6 +1,9 @@
 """A network written down as one function answers as the network does."""
 
 import copy
+import pickle
+import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +35,12 @@ FAMILIES = (
 
 
 def test_every_backbone_has_a_family_here() -> None:
-    stems = {name.split("_")[0].removeprefix("wide").rstrip("0123456789") for name in FAMILIES}
-    names = [name.removeprefix("wide_") for name in BACKBONES]
-    strangers = [name for name in names if not name.startswith(tuple(stems))]
-    assert strangers == []
+    sizes = r"_(b\d|[sml]|[tb]|tiny|small|base|large)$|_?\d+(_.*)?$"
+
+    def family(name: str) -> str:
+        return name if name in ("small_cnn", "vgg16") else re.sub(sizes, "", name.removeprefix("wide_"))
+
+    assert {family(name) for name in BACKBONES} == {family(name) for name in FAMILIES}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -110,3 +115,60 @@ def test_a_packed_encoder_gives_the_same_vectors_and_saves_the_same_file(tmp_pat
     plain, fused = (encoder.encode(pixels_BHWC) for encoder in encoders)
     np.testing.assert_allclose(fused, plain, rtol=1e-5, atol=1e-5 * float(np.abs(plain).max()))
     assert encoders[0].save(tmp_path / "plain") == encoders[1].save(tmp_path / "packed")
+    for twin in (copy.deepcopy(encoders[1]), pickle.loads(pickle.dumps(encoders[1]))):  # noqa: S301 - our own
+        np.testing.assert_allclose(twin.encode(pixels_BHWC), plain, rtol=1e-5, atol=1e-6)
+
+
+def test_other_threads_compute_on_while_networks_are_fused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten()).eval()
+    rows = torch.randn(2, 3, 5, 5)
+    with torch.inference_mode():
+        wanted = model(rows)
+    answers, faults, ended = 0, [], threading.Event()
+
+    def compute() -> None:
+        nonlocal answers
+        while not ended.is_set():
+            try:
+                with torch.inference_mode():
+                    assert torch.equal(model(rows), wanted)
+                answers += 1
+            except Exception as error:
+                faults.append(repr(error))
+
+    networks = [pack(build_backbone(name)[0].eval()) for name in ("mobilenet_v3_small", "resnet18")]
+    threads = [threading.Thread(target=compute)]
+    threads += [threading.Thread(target=fuse, args=[network]) for network in networks]
+    for thread in threads:
+        thread.start()
+    for thread in threads[1:]:
+        thread.join()
+    ended.set()
+    threads[0].join()
+    assert faults == []
+    assert answers > 0
+    assert nn.Module.__call__.__module__ == "torch.nn.modules.module"  # as it was
+
+
+class Twice(nn.Module):
+    """Uses a convolution twice, an activation in place, and ends with sums."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 3, 1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        again: torch.Tensor = self.convolution(self.relu(self.convolution(rows)))
+        return again
+
+
+def test_a_convolution_that_is_used_twice_has_its_own_activation_each_time() -> None:
+    model = Twice().eval()
+    rows = torch.randn(2, 3, 5, 5)
+    with torch.inference_mode():
+        wanted = model(rows)
+    assert calls(model) == ["relu", "none"]
+    flat = fuse(model)
+    with torch.inference_mode():
+        torch.testing.assert_close(flat(rows), wanted)

@@ -115,7 +115,7 @@ def test_what_is_no_http_is_a_400(port: int) -> None:
     assert asked(port, b"no http\r\n\r\n").startswith(b"HTTP/1.1 400")
 
 
-def test_an_answer_is_one_packet_however_long_it_is(port: int) -> None:
+def test_a_short_answer_is_one_packet_and_a_long_one_is_whole(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         for _ in range(20):  # on one connection
             connection.sendall(BEGINNING + b"\r\nhi")
@@ -127,7 +127,7 @@ def test_an_answer_is_one_packet_however_long_it_is(port: int) -> None:
         answer = b""
         while not is_whole(answer):
             answer += connection.recv(2**20)
-        assert answer.endswith(body)
+        assert answer.partition(b"\r\n\r\n")[2] == body
 
 
 def test_many_requests_at_once_are_answered_in_order(port: int) -> None:
@@ -138,3 +138,31 @@ def test_many_requests_at_once_are_answered_in_order(port: int) -> None:
         while answers.count(b"HTTP/1.1 200") < 50 or not answers.endswith(b"49"):
             answers += connection.recv(65_536)
     assert re.findall(rb"\r\n\r\n(\d\d)", answers) == [b"%02d" % number for number in range(50)]
+
+
+def test_an_answer_that_ends_its_connection_is_whole(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(BEGINNING + b"Connection: close\r\n\r\nhi")
+        answer = b""
+        while more := connection.recv(65_536):
+            answer += more
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"\r\n\r\nhi")
+
+
+def test_a_head_has_no_body_and_the_next_request_is_answered(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"HEAD /echo HTTP/1.1\r\nHost: x\r\n\r\n" + BEGINNING + b"\r\nhi")
+        answers = b""
+        while not answers.endswith(b"hi"):
+            answers += connection.recv(65_536)
+    assert answers.count(b"HTTP/1.1 200") == 2
+    assert answers.count(b"hi") == 1
+
+
+def test_who_waits_to_be_asked_for_its_body_is_asked(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(BEGINNING + b"Expect: 100-continue\r\n\r\n")
+        assert connection.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"hi")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")

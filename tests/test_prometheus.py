@@ -26,7 +26,7 @@ from live_server import ROOT, LiveServer, free_port
 from programs import program
 
 from service.features import FAILURES
-from service.metrics import FAULTS, FAULTY_CODES, METHODS, SECONDS, STAGES
+from service.metrics import FAULTS, FAULTY_CODES, FAULTY_STATUSES, METHODS, PATHS, SECONDS, STAGES
 from service.protos import classifier_pb2 as pb
 from service.protos.classifier_pb2_grpc import ClassifierStub
 from service.terms import PROMISED_S
@@ -157,6 +157,18 @@ def test_calls_that_rules_ask_for_begin_at_zero() -> None:
     for pattern in patterns:
         assert all(re.fullmatch(pattern, method) for method in METHODS)
         assert not re.fullmatch(pattern, "/inference.GRPCInferenceService/ModelReady")
+
+
+def test_requests_that_rules_ask_for_begin_at_zero() -> None:
+    asked = " ".join(rule["expr"] for rule in RULES)
+    patterns = set(re.findall(r'aisle_http_requests_total\{endpoint=~"([^"]+)"', asked))
+    timed = set(re.findall(r'aisle_http_request_seconds_\w+\{endpoint=~"([^"]+)"', asked))
+    assert len(patterns) == len(timed) == 1
+    for pattern in patterns | timed:
+        assert all(re.fullmatch(pattern, path) for path in PATHS)
+        assert not re.fullmatch(pattern, "/v2/health/ready")
+    [statuses] = set(re.findall(r'code=~"(5[^"]*)"', asked))
+    assert all(re.fullmatch(statuses, status) for status in FAULTY_STATUSES)
 
 
 # The board.

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 from tiny_service import MODEL, Pantry, tiny_classifier
 
@@ -12,8 +14,9 @@ from aisle.image import ImageEncoder
 from aisle.prediction import Candidate, Prediction, Source
 from aisle.taxonomy import Category
 from aisle.text import TextEncoder
+from service.doors import CLASSIFYING
 from service.engine import Engine
-from service.metrics import FAULTY_CODES, METHODS
+from service.metrics import FAULTY_CODES, FAULTY_STATUSES, METHODS, PATHS
 from service.telemetry import Telemetry, forget_dead_workers
 
 BOOKS = Category(code="10", name="books")
@@ -61,6 +64,38 @@ def test_calls_over_grpc_are_counted_and_those_that_were_answered_are_timed() ->
     assert read("aisle_grpc_request_seconds_bucket", {**classify, "le": "0.005"}) == 1
     assert read("aisle_grpc_request_seconds_bucket", {**classify, "le": "1.0"}) == 1
     assert read("aisle_grpc_request_seconds_sum", classify) == 2.004
+
+
+def test_requests_that_rules_ask_for_begin_at_zero() -> None:
+    registry = CollectorRegistry()
+    Telemetry(max_batch=32, registry=registry)
+    assert PATHS == CLASSIFYING
+    for path in PATHS:
+        for code in ("200", *FAULTY_STATUSES):
+            begun = {"endpoint": path, "code": code}
+            assert registry.get_sample_value("aisle_http_requests_total", begun) == 0
+        assert registry.get_sample_value("aisle_http_request_seconds_count", {"endpoint": path}) == 0
+
+
+def test_a_request_counts_by_its_status_and_is_timed_where_it_was_answered() -> None:
+    registry = CollectorRegistry()
+    telemetry = Telemetry(max_batch=32, registry=registry)
+    path = {"endpoint": PATHS[0]}
+
+    def under_way() -> float | None:
+        return registry.get_sample_value("aisle_http_requests_in_progress", path)
+
+    for status in (200, 200, 422):
+        with telemetry.request(PATHS[0]) as answered:
+            assert under_way() == 1
+            answered(status)
+    with pytest.raises(asyncio.CancelledError), telemetry.request(PATHS[0]):
+        raise asyncio.CancelledError  # its client has left
+    read = registry.get_sample_value
+    assert under_way() == 0
+    assert read("aisle_http_requests_total", {**path, "code": "200"}) == 2
+    assert read("aisle_http_requests_total", {**path, "code": "422"}) == 1
+    assert read("aisle_http_request_seconds_count", path) == 2
 
 
 def test_calls_that_rules_ask_for_begin_at_zero() -> None:

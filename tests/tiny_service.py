@@ -137,7 +137,13 @@ class TinyService:
             request_timeout_s=request_timeout_s,
         )
         guard = EdgeGuard(
-            Doors(lambda: self.desk, lambda: labels, lambda: reader, beside=nothing),
+            Doors(
+                lambda: self.desk,
+                lambda: labels,
+                lambda: reader,
+                telemetry=telemetry,
+                beside=nothing,
+            ),
             methods=METHODS,
             max_body_bytes=MAX_BODY_BYTES,
             body_timeout_s=5,
