@@ -65,7 +65,10 @@ def telemetry() -> Telemetry:
 
 
 def guarded(app: ASGIApp) -> ASGIApp:
-    use_bounded_http()  # of the server that BentoML starts next
+    use_bounded_http(  # in the server that BentoML starts next
+        answer_timeout_s=SETTINGS.body_timeout_s,
+        on_unread=lambda: telemetry().error("answer_unread"),
+    )
     watching = porter()
     doors: ASGIApp = Doors(current_desk, current_labels, current_reader, telemetry=telemetry(), beside=app)
     return EdgeGuard(

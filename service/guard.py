@@ -61,8 +61,7 @@ class EdgeGuard:
     `admit` lets a request in by its headers, before any of its body is read; None where no key is asked for.
     `balance` knows of all requests, and ends the connections that another worker should have. Once
     `is_ending`, every answer ends its connection.
-    An answer that its client does not take within `body_timeout_s` ends the connection too: a client that
-    sends on and never reads would keep its request's memory for ever.
+    A client that does not read its answers is cut off below (service/http_protocol.py).
     """
 
     def __init__(
@@ -94,11 +93,7 @@ class EdgeGuard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            answer = _Outgoing(send, timeout_s=self.body_timeout_s, on_cut=self.on_refusal)
-            try:
-                await self._http(scope, receive, answer.send)
-            finally:
-                answer.end()
+            await self._http(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})
 
@@ -256,34 +251,6 @@ class _Incoming:
         return chunk
 
 
-class _Outgoing:
-    """An answer as it is sent. Where its client does not take it within `timeout_s` the connection is ended,
-    and `on_cut` hears the reason. One timer serves an answer's start and what follows: they cost as much as
-    the rest of sending."""
-
-    def __init__(self, send: Send, *, timeout_s: float, on_cut: Callable[[str], None]) -> None:
-        self._send = send
-        self._timeout_s = timeout_s
-        self._on_cut = on_cut
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def send(self, message: Message) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._cut)
-        await self._send(message)
-        if message["type"] == "http.response.body":
-            self.end()
-
-    def end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _cut(self) -> None:
-        self._on_cut("answer_unread")
-        _abort(self._send)
-
-
 def _replay(body: bytes, gone: asyncio.Future[Message]) -> Receive:
     """A `receive` that gives the body once, then what the connection says: its end."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -297,14 +264,6 @@ def _replay(body: bytes, gone: asyncio.Future[Message]) -> Receive:
 def _ending_connection(start: Message) -> Message:
     """The start of an answer after which the connection ends."""
     return {**start, "headers": [*start["headers"], (b"connection", b"close")]}
-
-
-def _abort(send: Send) -> None:
-    """End the connection of a client that does not read. ASGI has no word for it, and uvicorn's `close` waits
-    until all is sent, so its transport is told; tests/test_fault_client.py shows that it is there."""
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
-    if transport is not None:
-        transport.abort()
 
 
 def _response(error: RequestError, scope: Scope) -> Response:

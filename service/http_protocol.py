@@ -1,13 +1,16 @@
-"""uvicorn's HTTP with two changes below what the guard sees.
+"""uvicorn's HTTP with a few changes below what the guard sees.
 
 What comes before a request's body, its address and headers, is bounded: with httptools uvicorn bounds
-nothing, and the guard hears of a request only when its headers are here whole. And an answer's head and body
-leave together: uvicorn writes them apart, each a system call, a packet, and a turn of the client's.
+nothing, and the guard hears of a request only when its headers are here whole. An answer's head and body
+leave together: uvicorn writes them apart, each a system call, a packet, and a turn of the client's. A client
+that does not take its answers is cut off. And nobody changes to another protocol: nothing here speaks one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http import auto
@@ -25,14 +28,28 @@ class BoundedHttp(HttpToolsProtocol):
     MOST_BYTES, or where more than a read brings nothing that the parser could hand on (a header without
     end)."""
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
+    def __init__(
+        self, *args: Any, answer_timeout_s: float, on_unread: Callable[[], None], **settings: Any
+    ) -> None:
         super().__init__(*args, **settings)
+        self._answer_timeout_s = answer_timeout_s
+        self._on_unread = on_unread
         self._head_bytes = 0
         self._silent_bytes = 0
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_Together(transport, self.loop))  # type: ignore[arg-type]
+        self._outgoing = _Outgoing(
+            transport, self.loop, timeout_s=self._answer_timeout_s, on_unread=self._on_unread
+        )
+        super().connection_made(self._outgoing)  # type: ignore[arg-type]
+
+    def eof_received(self) -> None:
+        self._outgoing.flush()  # the connection closes now, and what was answered is to be sent
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._outgoing.end()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._silent_bytes += len(data)
@@ -60,6 +77,24 @@ class BoundedHttp(HttpToolsProtocol):
         self._silent_bytes = 0
         super().on_message_complete()
 
+    def _should_upgrade(self) -> bool:
+        return False
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """A wish to speak another protocol may be ignored, but with it the parser passes over the body."""
+        headers = dict(self.headers)
+        if headers.get(b"content-length", b"0").strip(b"0") or b"transfer-encoding" in headers:
+            self.cycle.disconnected = True  # the app is not to answer half a request
+            self._refuse(
+                RequestError(
+                    400,
+                    "upgrade_unsupported",
+                    field="Upgrade",
+                    found="a request with a body that would change to another protocol",
+                    wanted="HTTP/1.1 without Upgrade",
+                )
+            )
+
     def _count(self, size: int) -> None:
         """Raises ValueError, which ends the parser's work and makes uvicorn call `send_400_response`."""
         self._silent_bytes = 0
@@ -71,31 +106,48 @@ class BoundedHttp(HttpToolsProtocol):
         """As uvicorn does, or 431 in the house's shape."""
         if self._refused:
             return
-        self._refused = True
         if max(self._head_bytes - MOST_BYTES, self._silent_bytes - READ_BYTES) <= 0:
+            self._refused = True
             super().send_400_response(msg)
             return
-        refusal = RequestError(
-            431,
-            "headers_too_long",
-            field="headers",
-            found=f"more than {MOST_BYTES:,} bytes of address and headers",
-            wanted=f"at most {MOST_BYTES:,}",
+        self._refuse(
+            RequestError(
+                431,
+                "headers_too_long",
+                field="headers",
+                found=f"more than {MOST_BYTES:,} bytes of address and headers",
+                wanted=f"at most {MOST_BYTES:,}",
+            )
         )
+
+    def _refuse(self, refusal: RequestError) -> None:
+        self._refused = True
         response = error_response(refusal)
         response.headers["Connection"] = "close"
         lines = [b"%s: %s\r\n" % line for line in response.raw_headers]
-        self.transport.write(b"".join([STATUS_LINE[431], *lines, b"\r\n", response.body]))
+        self.transport.write(b"".join([STATUS_LINE[refusal.status], *lines, b"\r\n", response.body]))
         self.transport.close()
 
 
-class _Together:
-    """A transport that sends what is written within one turn of the event loop at its end, in one piece."""
+class _Outgoing:
+    """A transport that sends what is written within one turn of the event loop at its end, in one piece, and
+    ends its connection where the client has not taken within `timeout_s` what waited for it."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        timeout_s: float,
+        on_unread: Callable[[], None],
+    ) -> None:
         self._transport = transport
         self._loop = loop
+        self._timeout_s = timeout_s
+        self._on_unread = on_unread
         self._waiting: list[bytes] = []
+        self._written_bytes = 0
+        self._look: asyncio.TimerHandle | None = None  # one at a time: timers cost as much as sending
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -104,19 +156,43 @@ class _Together:
         if not data:
             return
         if not self._waiting:
-            self._loop.call_soon(self._send)
+            self._loop.call_soon(self.flush)
         self._waiting.append(data)
 
     def close(self) -> None:
-        self._send()
+        self.flush()
         self._transport.close()
 
-    def _send(self) -> None:
+    def flush(self) -> None:
         if self._waiting and not self._transport.is_closing():
-            self._transport.write(b"".join(self._waiting))
+            data = b"".join(self._waiting)
+            self._written_bytes += len(data)
+            self._transport.write(data)
+            self._watch()
         self._waiting.clear()
 
+    def end(self) -> None:
+        """The connection is gone."""
+        if self._look is not None:
+            self._look.cancel()
 
-def use_bounded_http() -> None:
-    """Make it the HTTP of every uvicorn of this process: BentoML, which starts it, lets nobody choose."""
-    auto.AutoHTTPProtocol = BoundedHttp
+    def _watch(self) -> None:
+        if self._look is None and self._transport.get_write_buffer_size():
+            self._look = self._loop.call_later(self._timeout_s, self._see, self._written_bytes)
+
+    def _see(self, wanted_bytes: int) -> None:
+        """Whether so much has been taken."""
+        self._look = None
+        if self._written_bytes - self._transport.get_write_buffer_size() < wanted_bytes:
+            self._on_unread()
+            self._transport.abort()
+        else:
+            self._watch()
+
+
+def use_bounded_http(*, answer_timeout_s: float, on_unread: Callable[[], None]) -> None:
+    """Make it the HTTP of every uvicorn of this process: BentoML, which starts it, lets nobody choose.
+    `on_unread` hears of each client that is cut off for want of reading."""
+    auto.AutoHTTPProtocol = functools.partial(  # type: ignore[assignment]
+        BoundedHttp, answer_timeout_s=answer_timeout_s, on_unread=on_unread
+    )

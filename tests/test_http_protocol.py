@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.http_protocol import LINE_BYTES, MOST_BYTES, READ_BYTES, use_bounded_http
 
+UNREAD_S = 0.5
 BEGINNING = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n"
 
 
@@ -24,9 +27,12 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await Response(body)(scope, receive, send)
 
 
+UNREAD: list[float] = []  # when somebody was cut off
+
+
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    use_bounded_http()
+    use_bounded_http(answer_timeout_s=UNREAD_S, on_unread=lambda: UNREAD.append(time.monotonic()))
     server = uvicorn.Server(uvicorn.Config(echo, lifespan="off", log_level="error"))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -166,3 +172,64 @@ def test_who_waits_to_be_asked_for_its_body_is_asked(port: int) -> None:
         assert connection.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(b"hi")
         assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
+def test_what_was_answered_when_the_client_ends_its_side_is_sent(port: int) -> None:
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
+def unreading(port: int) -> socket.socket:
+    """A connection of a client whose kernel takes little for it."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+    connection.settimeout(20)
+    connection.connect(("127.0.0.1", port))
+    return connection
+
+
+def post(body: bytes) -> bytes:
+    return b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+@pytest.mark.parametrize("answers", [1, 3])
+def test_who_does_not_read_is_cut_off_though_all_is_answered(port: int, answers: int) -> None:
+    UNREAD.clear()
+    began = time.monotonic()
+    with unreading(port) as connection:
+        with contextlib.suppress(ConnectionResetError):
+            connection.sendall(post(b"x" * 2**23) * answers)  # more than kernels hold
+        while not UNREAD:
+            assert time.monotonic() < began + 10, "nobody was cut off"
+            time.sleep(0.01)
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(65_536):
+                pass
+    assert UNREAD[0] - began > UNREAD_S
+    assert len(UNREAD) == 1
+
+
+def test_who_reads_in_time_is_not_cut_off(port: int) -> None:
+    UNREAD.clear()
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        for _ in range(4):
+            connection.sendall(post(b"x" * 2**23))
+            time.sleep(UNREAD_S / 2)
+            answer = b""
+            while not is_whole(answer):
+                answer += connection.recv(2**22)
+    assert UNREAD == []
+
+
+@pytest.mark.parametrize("protocol", [b"websocket", b"h2c", b"TLS/1.0"])
+def test_a_wish_to_change_protocols_is_ignored_or_refused(port: int, protocol: bytes) -> None:
+    wish = b"Connection: Upgrade\r\nUpgrade: %s\r\n" % protocol
+    assert asked(port, b"GET /echo HTTP/1.1\r\nHost: x\r\n" + wish + b"\r\n").startswith(b"HTTP/1.1 200")
+    for pieces in ((BEGINNING + wish + b"\r\nhi",), (BEGINNING + wish + b"\r\n", b"hi")):
+        refused = asked(port, *pieces)
+        assert refused.startswith(b"HTTP/1.1 400")
+        assert b'"reason":"upgrade_unsupported"' in refused
+        assert len(re.findall(rb"HTTP/1.1 \d", refused)) == 1
