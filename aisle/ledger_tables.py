@@ -18,7 +18,7 @@ from sqlalchemy import (
 
 from aisle.prediction import Role
 
-REVISION = "0002"  # the newest
+REVISION = "0003"  # the newest
 TITLE_CHARS = 120  # of a product's title that are kept
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only what is called INTEGER
 
@@ -51,6 +51,7 @@ predictions = Table(
     Column("image_embedding", LargeBinary),
     Index("predictions_of_product", "product_id", "number"),
     Index("predictions_of_model", "model", "number"),
+    Index("predictions_of_model_by_time", "model", "at_s", "number"),
     Index("predictions_by_time", "at_s", "number"),
     Index("predictions_of_acceptance", "accepted", "at_s", "number"),
     Index("predictions_of_category", "category", "at_s", "number"),

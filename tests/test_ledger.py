@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -344,6 +344,39 @@ def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "ledger.db", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         assert ledger.count_predictions() == 1
+
+
+def plans(ledger: Ledger, ask: Callable[[], object]) -> list[str]:
+    """How SQLite goes about what is asked."""
+    asked: list[tuple[str, object]] = []
+
+    def hear(_: object, __: object, statement: str, parameters: object, *___: object) -> None:
+        asked.append((statement, parameters))
+
+    event.listen(ledger._engine, "before_cursor_execute", hear)
+    ask()
+    event.remove(ledger._engine, "before_cursor_execute", hear)
+    with ledger._engine.connect() as connection:
+        return [
+            str(row[3])
+            for statement, parameters in asked
+            for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        ]
+
+
+def test_a_page_and_the_labels_of_a_model_are_not_looked_for_among_all_answers(
+    tmp_path: Path,
+) -> None:
+    ledger = Ledger.open(ledger_url(tmp_path, ""))
+    ledger.create_tables()
+    ledger.record_predictions([RECORD])
+    chosen = PredictionFilter(model=RECORD.model)
+    page = plans(ledger, lambda: ledger.page_predictions(chosen, limit=10))
+    assert page == ["SEARCH predictions USING INDEX predictions_of_model_by_time (model=?)"]
+    labelled = plans(ledger, lambda: ledger.labelled_predictions(after=7, model=RECORD.model))
+    assert labelled[0] == "SEARCH labels USING INTEGER PRIMARY KEY (rowid>?)"
+    assert not any("model" in step for step in labelled)
+    ledger.close()
 
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "another file"])
