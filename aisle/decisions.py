@@ -43,7 +43,8 @@ class Decisions:
     @property
     def present(self) -> np.ndarray:
         """Bool [2, B]: where text, and where the image, is there."""
-        return np.stack([np.isin(self.pattern_B, (0, 1)), np.isin(self.pattern_B, (0, 2))])
+        both_B = self.pattern_B == 0
+        return np.stack([both_B | (self.pattern_B == 1), both_B | (self.pattern_B == 2)])
 
     def __len__(self) -> int:
         return len(self.pattern_B)

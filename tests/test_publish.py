@@ -68,7 +68,7 @@ def test_a_rerun_writes_what_an_interrupted_one_left(shop: FeatureShop) -> None:
 def service_writes(shop: FeatureShop, ids: list[str], *, digest: str | None = None) -> None:
     """Write vectors as a service does for products it finds nothing of: computed there, so other by a
     last bit; under the hash of the request's text (that of the catalogue, unless `digest` says another)."""
-    newest = newest_rows(shop.text, shop.features).set_index("product_id")
+    newest = newest_rows(shop.text, shop.features).to_pandas().set_index("product_id")
     rows = frame(ids, datetime.now(UTC))
     rows["source_hash"] = digest or newest.source_hash[ids].tolist()
     shop.store.write_to_online_store(shop.text.embedding_view, df=rows)
@@ -114,7 +114,7 @@ def test_the_catalogue_wins_over_a_service_that_overtook_it(tmp_path: Path, dige
     store: Any = OvertakingStore(shop, digest=digest)
     report = publish_view(store, shop.text, shop.features)
     assert (report.products, report.written, report.compared) == (30, 30, 30)
-    wanted = newest_rows(shop.text, shop.features).set_index("product_id").source_hash
+    wanted = newest_rows(shop.text, shop.features).to_pandas().set_index("product_id").source_hash
     assert read_hashes(shop.store, shop.text, ["p3", "p4"]) == wanted[["p3", "p4"]].to_dict()
     assert vector_of(shop, "p3") == text_vector("train 3. wood wood wood").tolist()
 
@@ -175,7 +175,7 @@ def test_feast_writes_only_the_first_chunk_of_a_table(shop: FeatureShop) -> None
 
 def test_a_publish_fails_no_read_beside_it(tmp_path: Path) -> None:
     shop = FeatureShop(tmp_path, products=1_500)
-    ids = newest_rows(shop.text, shop.features).product_id.tolist()[:32]
+    ids = newest_rows(shop.text, shop.features).to_pandas().product_id.tolist()[:32]
     stop, failures, reads = threading.Event(), [], [0]
 
     def read() -> None:
