@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
     Connection,
+    Dialect,
     Engine,
     Select,
     Table,
@@ -42,6 +45,8 @@ from aisle.ledger_rows import (
     CHALLENGER,
     CHAMPION,
     DRIFT_STATE,
+    PREDICTION_NAMES,
+    PRODUCT_NAMES,
     SHADOW,
     Deployment,
     Event,
@@ -180,10 +185,9 @@ class Ledger:
         if not records:
             return
         with self._guarded(), self._writing(_PREDICTIONS_LOCK) as connection:
-            query = self._insert_into(predictions).on_conflict_do_nothing(index_elements=["prediction_id"])
-            _execute_plainly(connection, query, [prediction_row(record) for record in records])
+            self._insert_predictions.execute(connection, [prediction_row(record) for record in records])
             if rows := product_rows(records):
-                _execute_plainly(connection, self._upsert_products(), rows)
+                self._upsert_products.execute(connection, rows)
 
     def record_labels(self, given: Sequence[Label]) -> list[bool]:
         """Whether each is new. One that says what the newest of its source says already, of the same
@@ -401,16 +405,23 @@ class Ledger:
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
         return dialect.insert(table)
 
-    def _upsert_products(self) -> Any:
+    @cached_property
+    def _insert_predictions(self) -> _PlainStatement:
+        query = self._insert_into(predictions).on_conflict_do_nothing(index_elements=["prediction_id"])
+        return _PlainStatement(query, PREDICTION_NAMES, self._engine.dialect)
+
+    @cached_property
+    def _upsert_products(self) -> _PlainStatement:
         query = self._insert_into(products)
         new = query.excluded
         kept = ("product_id", "first_at_s", "title")
         changes = {column.name: new[column.name] for column in products.columns if column.name not in kept}
         # Asked for by id alone, a product keeps the title that it was last seen with.
         changes["title"] = func.coalesce(new.title, products.c.title)
-        return query.on_conflict_do_update(
+        query = query.on_conflict_do_update(
             index_elements=["product_id"], set_=changes, where=new.last_at_s >= products.c.last_at_s
         )
+        return _PlainStatement(query, PRODUCT_NAMES, self._engine.dialect)
 
     def _newest_said(self, connection: Connection, given: Sequence[Label]) -> dict[tuple[str, ...], str]:
         """What the newest label of each source says of the predictions and products of these."""
@@ -500,6 +511,22 @@ def _conditions(chosen: PredictionFilter) -> Iterator[Any]:
         yield predictions.c.at_s < chosen.until_s
 
 
+class _PlainStatement:
+    """An INSERT of many rows whose values drivers take as they are, written out once. SQLAlchemy would write
+    it for each batch and look at each value, which takes half of the time of writing predictions."""
+
+    def __init__(self, query: Any, names: Sequence[str], dialect: Dialect) -> None:
+        """`names` are those of a row's values."""
+        compiled = query.compile(dialect=dialect, column_keys=names, for_executemany=True)
+        self._sql = str(compiled)
+        self._arranged: Callable[[tuple[Any, ...]], Any] = lambda row: dict(zip(names, row, strict=True))
+        if compiled.positional:
+            self._arranged = itemgetter(*(names.index(name) for name in compiled.positiontup))
+
+    def execute(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        connection.exec_driver_sql(self._sql, [self._arranged(row) for row in rows])
+
+
 def _subject(label: Label) -> tuple[str, ...]:
     """What a label is about, and who says it."""
     return (label.prediction_id or "", label.product_id or "", label.source)
@@ -536,11 +563,3 @@ def _without_password(url: str) -> str:
         return make_url(url).render_as_string(hide_password=True)
     except ArgumentError:
         return "a URL that cannot be read"
-
-
-def _execute_plainly(connection: Connection, query: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    """`connection.execute(query, rows)` of many rows whose values drivers take as they are: SQLAlchemy would
-    look at each value, which takes a third of the time of writing predictions."""
-    made = query.compile(dialect=connection.dialect, column_keys=list(rows[0]), for_executemany=True)
-    values = [tuple(row[name] for name in made.positiontup) for row in rows] if made.positional else rows
-    connection.exec_driver_sql(str(made), values)
