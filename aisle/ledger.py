@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from aisle.errors import LedgerError, LedgerRefusedError
 from aisle.ledger_rows import (
@@ -79,6 +81,7 @@ __all__ = [
     "ledger_url",
 ]
 
+BLOCK_ROWS = 100  # that one statement inserts
 WAIT_S = 5  # longest wait for a lock, a connection
 MIGRATION_WAIT_S = 60  # for another that makes the tables, or brings them to the newest revision
 FILE = "ledger.db"
@@ -512,19 +515,33 @@ def _conditions(chosen: PredictionFilter) -> Iterator[Any]:
 
 
 class _PlainStatement:
-    """An INSERT of many rows whose values drivers take as they are, written out once. SQLAlchemy would write
-    it for each batch and look at each value, which takes half of the time of writing predictions."""
+    """An INSERT of many rows whose values drivers take as they are, written out once; SQLAlchemy would write
+    it for each batch and look at each value. Most rows go BLOCK_ROWS a statement: sqlite3 lets go of the
+    interpreter's lock for each, and gets it back after milliseconds where other threads have work."""
 
     def __init__(self, query: Any, names: Sequence[str], dialect: Dialect) -> None:
         """`names` are those of a row's values."""
-        compiled = query.compile(dialect=dialect, column_keys=names, for_executemany=True)
-        self._sql = str(compiled)
-        self._arranged: Callable[[tuple[Any, ...]], Any] = lambda row: dict(zip(names, row, strict=True))
-        if compiled.positional:
-            self._arranged = itemgetter(*(names.index(name) for name in compiled.positiontup))
+        block = query.values([dict.fromkeys(names)] * BLOCK_ROWS).compile(dialect=dialect)
+        one = query.compile(dialect=dialect, column_keys=names, for_executemany=True)
+        in_block = [f"{name}_m{row}" for row in range(BLOCK_ROWS) for name in names]
+        self._block, self._block_values = str(block), _arrangement(block, in_block)
+        self._one, self._one_values = str(one), _arrangement(one, names)
 
     def execute(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        connection.exec_driver_sql(self._sql, [self._arranged(row) for row in rows])
+        blocks = len(rows) // BLOCK_ROWS * BLOCK_ROWS
+        for start in range(0, blocks, BLOCK_ROWS):
+            values = tuple(chain.from_iterable(rows[start : start + BLOCK_ROWS]))
+            connection.exec_driver_sql(self._block, self._block_values(values))
+        if rest := rows[blocks:]:
+            connection.exec_driver_sql(self._one, [self._one_values(row) for row in rest])
+
+
+def _arrangement(compiled: SQLCompiler, names: Sequence[str]) -> Callable[[tuple[Any, ...]], Any]:
+    """Values that stand in the order of `names`, as the driver wants them for this statement."""
+    if compiled.positiontup is None:
+        return lambda values: dict(zip(names, values, strict=True))
+    place = {name: number for number, name in enumerate(names)}
+    return itemgetter(*(place[name] for name in compiled.positiontup))
 
 
 def _subject(label: Label) -> tuple[str, ...]:
