@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from service.engine import Batch
 
 MAX_WAITING = 20_000  # records in memory, where the spool takes none; with both embeddings about 2 kB each
-CHUNK = 500  # records a transaction
+CHUNK = 2_000  # records a transaction: each writes the newest page of every index again
 PAUSE_S = 0.5  # between memory and spool, so that a transaction holds more than one batch
 IN_MEMORY_BYTES = 32 * 2**20  # that wait in a spool without a folder; it takes at most twice as much
 RETRY_S = 1.0  # between attempts while the database is away
