@@ -269,7 +269,7 @@ def overload(
 
 def check(stage: Stage, server: Server, traffic: Traffic) -> None:
     """Raise SystemExit unless the server answers as the bare loop does, from the vectors that are meant."""
-    if traffic.method == "GET":
+    if traffic.is_noop:
         return
     paths = sorted(stage.bodies(traffic).iterdir())[: CHECKED if traffic.products == 1 else 1]
     for number, path in enumerate(paths):

@@ -16,7 +16,7 @@ BULK_IDS = 128
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
     """What one row of the figures is about: `bodies` is a folder of request bodies, `path` where they go to
-    (None: the system's own), `products` how many each is about."""
+    (None: the system's own), `products` how many each is about. `is_noop`: what answers does nothing."""
 
     name: str
     bodies: str
@@ -24,6 +24,7 @@ class Traffic:
     path: str | None = None
     method: str = "POST"
     products: int = 1
+    is_noop: bool = False
 
 
 def _fastapi(workers: int, label: str, environ: Mapping[str, str]) -> Setting:
@@ -92,12 +93,23 @@ TRAFFIC = {
         Traffic(name="aisle, cold", bodies="cold", clients=CLIENTS),
         Traffic(name="aisle, gRPC", bodies="grpc", clients=(16, 32), path=GRPC_PATH, method="GRPC"),
         Traffic(name="aisle, id only", bodies="id", clients=(32,)),
-        Traffic(name="aisle, no-op", bodies="id", clients=(32,), path="/v2/health/live", method="GET"),
+        Traffic(
+            name="aisle, no-op",
+            bodies="id",
+            clients=(32,),
+            path="/v2/health/live",
+            method="GET",
+            is_noop=True,
+        ),
         Traffic(name="aisle, bulk", bodies="bulk", clients=(1, 4), products=BULK_IDS),
     ),
     "fastapi": (Traffic(name="fastapi", bodies="product", clients=CLIENTS),),
     "litserve": (Traffic(name="litserve", bodies="product", clients=CLIENTS),),
-    "bentoml": (Traffic(name="bentoml", bodies="cold", clients=CLIENTS),),
+    "bentoml": (
+        Traffic(name="bentoml", bodies="cold", clients=CLIENTS),
+        # What an endpoint costs there that takes the same JSON and does nothing.
+        Traffic(name="bentoml, no-op", bodies="id", clients=(32,), path="/nothing", is_noop=True),
+    ),
     "ray": (Traffic(name="ray", bodies="product", clients=CLIENTS),),
 }
 
