@@ -17,7 +17,7 @@ from sqlalchemy import event, text
 
 from aisle.columns import Columns
 from aisle.errors import LedgerError, LedgerRefusedError
-from aisle.ledger import Label, Ledger, PredictionFilter, PredictionRecord, ledger_url
+from aisle.ledger import BLOCK_ROWS, Label, Ledger, PredictionFilter, PredictionRecord, ledger_url
 from aisle.ledger_rows import KnownProduct
 from aisle.ledger_tables import metadata
 
@@ -104,6 +104,35 @@ def test_a_prediction_is_recorded_once_however_often_it_comes(ledger: Ledger) ->
         ("p1", "shoes"),
         ("p2", "shoes"),
     ]
+
+
+def test_many_predictions_are_recorded_in_their_order_beside_some_that_are_there(ledger: Ledger) -> None:
+    def numbered(row: int) -> PredictionRecord:
+        columns = replace(COLUMNS, text_chars=row, brightness=row / 1024)
+        vector = np.array([row, -0.5], dtype=np.float16)
+        return another(
+            f"p{row}",
+            product_id=f"shoe-{row % 150}",
+            title=f"shoe {row}",
+            latency_s=row / 8,
+            columns=columns,
+            text_embedding=vector,
+        )
+
+    rows = range(2 * BLOCK_ROWS + 7)  # two whole statements, and a rest
+    ledger.record_predictions([numbered(row) for row in rows[5:50]])
+    ledger.record_predictions([numbered(row) for row in rows])
+    found = ledger.predictions(limit=1_000)
+    assert [record.prediction_id for record in found] == [
+        f"p{row}" for row in (*rows[5:50], *rows[:5], *rows[50:])
+    ]
+    for record in found:
+        row = record.columns.text_chars
+        assert row is not None
+        assert repr(replace(record, number=0)) == repr(numbered(row))
+    known = ledger.product("shoe-56")
+    assert known is not None
+    assert (known.prediction_id, known.title) == ("p206", "shoe 206")
 
 
 def test_who_reads_on_from_a_number_misses_none_of_two_writers(ledger: Ledger) -> None:
