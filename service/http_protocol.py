@@ -3,7 +3,8 @@
 What comes before a request's body, its address and headers, is bounded: with httptools uvicorn bounds
 nothing, and the guard hears of a request only when its headers are here whole. An answer's head and body
 leave together: uvicorn writes them apart, each a system call, a packet, and a turn of the client's. A client
-that does not take its answers is cut off. And nobody changes to another protocol: nothing here speaks one.
+that does not take its answers is cut off, and one that is silent between two requests is waited for long
+enough. And nobody changes to another protocol: nothing here speaks one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from service.errors import RequestError, error_response
 MOST_BYTES = 32 * 2**10  # of address, names and values; proxies take 8 to 64 KiB
 LINE_BYTES = 32  # what each header counts beside its letters, as in HTTP/2
 READ_BYTES = 2**18  # most that one read brings
+# Between two requests of a connection. Balancers let go of theirs after 60 s: where the server ends it first,
+# a request that is on its way is reset. uvicorn's 5 s are what httpx keeps its connections for.
+KEEP_ALIVE_S = 75
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -32,6 +36,7 @@ class BoundedHttp(HttpToolsProtocol):
         self, *args: Any, answer_timeout_s: float, on_unread: Callable[[], None], **settings: Any
     ) -> None:
         super().__init__(*args, **settings)
+        self.timeout_keep_alive = KEEP_ALIVE_S
         self._answer_timeout_s = answer_timeout_s
         self._on_unread = on_unread
         self._head_bytes = 0

@@ -33,7 +33,7 @@ UNREAD: list[float] = []  # when somebody was cut off
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     use_bounded_http(answer_timeout_s=UNREAD_S, on_unread=lambda: UNREAD.append(time.monotonic()))
-    server = uvicorn.Server(uvicorn.Config(echo, lifespan="off", log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(echo, lifespan="off", log_level="error", timeout_keep_alive=0))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -180,6 +180,14 @@ def test_what_was_answered_when_the_client_ends_its_side_is_sent(port: int) -> N
             connection.sendall(b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n")
             connection.shutdown(socket.SHUT_WR)
             assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_outlives_the_pause_between_two_requests(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        for _ in range(2):
+            connection.sendall(post(b"ab"))
+            assert connection.recv(65_536).endswith(b"ab")
+            time.sleep(0.3)  # uvicorn alone, told to wait 0 s, would end it
 
 
 def unreading(port: int) -> socket.socket:
