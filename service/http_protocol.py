@@ -1,10 +1,10 @@
 """uvicorn's HTTP with a few changes below what the guard sees.
 
-What comes before a request's body, its address and headers, is bounded: with httptools uvicorn bounds
-nothing, and the guard hears of a request only when its headers are here whole. An answer's head and body
-leave together: uvicorn writes them apart, each a system call, a packet, and a turn of the client's. A client
-that does not take its answers is cut off, and one that is silent between two requests is waited for long
-enough. And nobody changes to another protocol: nothing here speaks one.
+What comes before a request's body, its address and headers, is bounded in size and in time: with httptools
+uvicorn bounds neither, and the guard hears of a request only when its headers are here whole. An answer's
+head and body leave together: uvicorn writes them apart, each a system call, a packet, and a turn of the
+client's. A client that does not take its answers is cut off. And nobody changes to another protocol: nothing
+here speaks one.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from service.errors import RequestError, error_response
 MOST_BYTES = 32 * 2**10  # of address, names and values; proxies take 8 to 64 KiB
 LINE_BYTES = 32  # what each header counts beside its letters, as in HTTP/2
 READ_BYTES = 2**18  # most that one read brings
-# Between two requests of a connection. Balancers let go of theirs after 60 s: where the server ends it first,
-# a request that is on its way is reset. uvicorn's 5 s are what httpx keeps its connections for.
-KEEP_ALIVE_S = 75
+# Until a request's head is here whole, from the connection's beginning or the answer before it. Balancers let
+# go of a silent connection after 60 s: where the server ends it first, a request that is on its way is reset.
+# uvicorn's 5 s are what httpx keeps its connections for, and end with a head's first byte.
+HEAD_TIMEOUT_S = 75
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -36,7 +37,7 @@ class BoundedHttp(HttpToolsProtocol):
         self, *args: Any, answer_timeout_s: float, on_unread: Callable[[], None], **settings: Any
     ) -> None:
         super().__init__(*args, **settings)
-        self.timeout_keep_alive = KEEP_ALIVE_S
+        self.timeout_keep_alive = HEAD_TIMEOUT_S
         self._answer_timeout_s = answer_timeout_s
         self._on_unread = on_unread
         self._head_bytes = 0
@@ -48,12 +49,14 @@ class BoundedHttp(HttpToolsProtocol):
             transport, self.loop, timeout_s=self._answer_timeout_s, on_unread=self._on_unread
         )
         super().connection_made(self._outgoing)  # type: ignore[arg-type]
+        self.timeout_keep_alive_task = self.loop.call_later(HEAD_TIMEOUT_S, self.timeout_keep_alive_handler)
 
     def eof_received(self) -> None:
         self._outgoing.flush()  # the connection closes now, and what was answered is to be sent
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._outgoing.end()
+        super()._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -73,6 +76,13 @@ class BoundedHttp(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(len(name) + len(value) + LINE_BYTES)
         super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        super()._unset_keepalive_if_required()
+        super().on_headers_complete()
+
+    def _unset_keepalive_if_required(self) -> None:
+        """uvicorn calls it with a request's first byte, which says nothing of the rest."""
 
     def on_body(self, body: bytes) -> None:
         self._silent_bytes = 0

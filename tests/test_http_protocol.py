@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service import http_protocol
 from service.http_protocol import LINE_BYTES, MOST_BYTES, READ_BYTES, use_bounded_http
 
 UNREAD_S = 0.5
@@ -188,6 +189,34 @@ def test_a_connection_outlives_the_pause_between_two_requests(port: int) -> None
             connection.sendall(post(b"ab"))
             assert connection.recv(65_536).endswith(b"ab")
             time.sleep(0.3)  # uvicorn alone, told to wait 0 s, would end it
+
+
+@pytest.mark.parametrize("drops", [b"", BEGINNING[:-4] + b"1000000"])
+def test_who_does_not_come_to_the_end_of_a_head_is_cut_off(
+    port: int, drops: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 0.6)
+    began = time.monotonic()
+    for before in (b"", post(b"ab")):  # at the beginning, and after an answer
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            if before:
+                connection.sendall(before)
+                assert connection.recv(65_536).endswith(b"ab")
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                for drop in drops:
+                    connection.sendall(bytes([drop]))
+                    time.sleep(0.1)
+                assert connection.recv(1) == b""
+    assert time.monotonic() - began < 5
+
+
+def test_a_body_may_take_longer_than_a_head(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 0.3)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(BEGINNING + b"\r\n")
+        time.sleep(1)
+        connection.sendall(b"ab")
+        assert connection.recv(65_536).endswith(b"ab")
 
 
 def unreading(port: int) -> socket.socket:
