@@ -81,7 +81,7 @@ __all__ = [
     "ledger_url",
 ]
 
-BLOCK_ROWS = 100  # that one statement inserts
+BLOCK_ROWS = 100  # that one statement of SQLite's inserts
 WAIT_S = 5  # longest wait for a lock, a connection
 MIGRATION_WAIT_S = 60  # for another that makes the tables, or brings them to the newest revision
 FILE = "ledger.db"
@@ -187,10 +187,13 @@ class Ledger:
         that is shown later."""
         if not records:
             return
+        # All of this before anybody waits for the lock.
+        answers, upsert = self._insert_predictions, self._upsert_products
+        rows, known = [prediction_row(record) for record in records], product_rows(records)
         with self._guarded(), self._writing(_PREDICTIONS_LOCK) as connection:
-            self._insert_predictions.execute(connection, [prediction_row(record) for record in records])
-            if rows := product_rows(records):
-                self._upsert_products.execute(connection, rows)
+            answers.execute(connection, rows)
+            if known:
+                upsert.execute(connection, known)
 
     def record_labels(self, given: Sequence[Label]) -> list[bool]:
         """Whether each is new. One that says what the newest of its source says already, of the same
@@ -516,23 +519,26 @@ def _conditions(chosen: PredictionFilter) -> Iterator[Any]:
 
 class _PlainStatement:
     """An INSERT of many rows whose values drivers take as they are, written out once; SQLAlchemy would write
-    it for each batch and look at each value. Most rows go BLOCK_ROWS a statement: sqlite3 lets go of the
-    interpreter's lock for each, and gets it back after milliseconds where other threads have work."""
+    it for each batch and look at each value. sqlite3 lets go of the interpreter's lock for each statement,
+    and gets it back after milliseconds where other threads have work: most rows go BLOCK_ROWS a statement
+    there. psycopg would read such a long statement anew each time, and sends many short ones at once."""
 
     def __init__(self, query: Any, names: Sequence[str], dialect: Dialect) -> None:
         """`names` are those of a row's values."""
-        block = query.values([dict.fromkeys(names)] * BLOCK_ROWS).compile(dialect=dialect)
         one = query.compile(dialect=dialect, column_keys=names, for_executemany=True)
-        in_block = [f"{name}_m{row}" for row in range(BLOCK_ROWS) for name in names]
-        self._block, self._block_values = str(block), _arrangement(block, in_block)
         self._one, self._one_values = str(one), _arrangement(one, names)
+        self._block_rows = BLOCK_ROWS if dialect.name == "sqlite" else 0
+        if self._block_rows:
+            block = query.values([dict.fromkeys(names)] * BLOCK_ROWS).compile(dialect=dialect)
+            in_block = [f"{name}_m{row}" for row in range(BLOCK_ROWS) for name in names]
+            self._block, self._block_values = str(block), _arrangement(block, in_block)
 
     def execute(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        blocks = len(rows) // BLOCK_ROWS * BLOCK_ROWS
-        for start in range(0, blocks, BLOCK_ROWS):
+        in_blocks = len(rows) // self._block_rows * self._block_rows if self._block_rows else 0
+        for start in range(0, in_blocks, BLOCK_ROWS):
             values = tuple(chain.from_iterable(rows[start : start + BLOCK_ROWS]))
             connection.exec_driver_sql(self._block, self._block_values(values))
-        if rest := rows[blocks:]:
+        if rest := rows[in_blocks:]:
             connection.exec_driver_sql(self._one, [self._one_values(row) for row in rest])
 
 

@@ -124,12 +124,10 @@ _LABEL_PREFIX = "label_"
 # The columns of a row, in its order. Rows are tuples: thousands are made a second, and a dictionary of names
 # takes four times as long.
 PREDICTION_NAMES = (*_PLAIN_NAMES, *_COLUMN_NAMES, "title", "text_embedding", "image_embedding")
-PRODUCT_NAMES = (
-    *("product_id", "prediction_id", "model", "category", "confidence", "accepted"),
-    *("first_at_s", "last_at_s", "title"),
-)
+_ANSWER_NAMES = ("product_id", "prediction_id", "model", "category", "confidence", "accepted")
+PRODUCT_NAMES = (*_ANSWER_NAMES, "first_at_s", "last_at_s", "title")
 _plain_values = attrgetter(*_PLAIN_NAMES, *(f"columns.{name}" for name in _COLUMN_NAMES))
-_answer_values = attrgetter(*PRODUCT_NAMES[:6])
+_answer_values = attrgetter(*_ANSWER_NAMES)
 
 
 def prediction_row(record: PredictionRecord) -> tuple[Any, ...]:

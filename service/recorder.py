@@ -21,14 +21,14 @@ import numpy as np
 from aisle.errors import LedgerError, LedgerRefusedError
 from aisle.ledger import Ledger, PredictionRecord
 from aisle.prediction import Prediction, Role, Source
-from service.spool import Spool, adopt
+from service.spool import Spool, SpoolFullError, adopt
 
 if TYPE_CHECKING:
     from service.desk import Job
     from service.engine import Batch
 
-MAX_WAITING = 20_000  # records in memory, where the spool takes none; with both embeddings about 2 kB each
-CHUNK = 2_000  # records a transaction: each writes the newest page of every index again
+MAX_WAITING = 20_000  # records in memory, where the spool takes none; with both embeddings about 2.6 kB each
+CHUNK = 1_000  # records a transaction: each writes the newest page of every index again
 PAUSE_S = 0.5  # between memory and spool, so that a transaction holds more than one batch
 IN_MEMORY_BYTES = 32 * 2**20  # that wait in a spool without a folder; it takes at most twice as much
 RETRY_S = 1.0  # between attempts while the database is away
@@ -159,11 +159,15 @@ class Recorder:
                 break
 
     def _keep(self) -> None:
+        most = CHUNK
         while self._memory:
-            chunk = [self._memory[row] for row in range(min(CHUNK, len(self._memory)))]
+            chunk = [self._memory[row] for row in range(min(most, len(self._memory)))]
             try:
                 self._spool.append(chunk)
             except OSError as error:
+                if isinstance(error, SpoolFullError) and len(chunk) > 1:  # for fewer there may be room
+                    most = len(chunk) // 2
+                    continue
                 logger.warning("%d records wait in memory: %s", len(self._memory), error)
                 break
             for _ in chunk:
@@ -250,7 +254,8 @@ class Recorder:
         except (LedgerRefusedError, ValueError) as error:
             # One bad record must not take its neighbours with it, nor hold up those behind.
             if len(records) > 1:
-                return all(self._write([record]) for record in records)
+                half = len(records) // 2
+                return self._write(records[:half]) and self._write(records[half:])
             logger.error("a record is dropped: %s", error)
             self.observer.recorded("dropped", 1)
         except LedgerError as error:

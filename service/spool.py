@@ -26,7 +26,7 @@ from aisle.ledger import PredictionRecord
 from service.spool_format import decode, encode
 
 SUFFIX = ".spool"
-CACHED = 8  # entries that are in memory too, and need not be read back
+CACHED = 10  # entries that are in memory too, and need not be read back
 COPIED_BYTES = 2**20  # at once, when what waits is moved
 MAGIC = b"AISLESP1"
 _PAGE = mmap.PAGESIZE

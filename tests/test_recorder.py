@@ -173,6 +173,15 @@ def test_what_finds_no_room_anywhere_is_dropped_and_counted(tmp_path: Path, clas
     assert told.counts == Counter(dropped=5)
 
 
+def test_a_spool_with_room_for_a_few_takes_all_in_parts(tmp_path: Path, classifier: Classifier) -> None:
+    told = Told(ledger_url(tmp_path, ""), tmp_path, limit_bytes=2_000)  # some records
+    told.ledger.create_tables()
+    told.record(Engine(classifier, Pantry(), write_back=False), [Item(text="train")] * 50, IDS[:50])
+    until(lambda: told.counts["written"] == 50)
+    assert [record.prediction_id for record in told.ledger.predictions()] == IDS[:50]
+    told.recorder.close()
+
+
 def test_without_a_folder_records_wait_in_memory(tmp_path: Path, classifier: Classifier) -> None:
     (tmp_path / "spool").write_text("a file is in its place")
     told = Told(ledger_url(tmp_path, ""), tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -186,6 +187,18 @@ def test_two_processes_do_not_score_into_one_folder(run: Run, tmp_path: Path) ->
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(CatalogError, match="found another process that scores into it, wanted none"):
             run()
+    assert run().num_rows == PRODUCTS
+
+
+def test_a_disk_without_room_is_told_and_a_rerun_goes_on(run: Run, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_024, hard))  # which allocating meets as it does a full disk
+    try:
+        with pytest.raises(CatalogError, match=r"bytes free, wanted [\d,]+ for text vectors"):
+            run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "out" / score_module.LAYOUT).stat().st_size == 0
     assert run().num_rows == PRODUCTS
 
 

@@ -198,12 +198,8 @@ class _Layout:
 
     def __init__(self, spec: ViewSpec, products: int, path: Path) -> None:
         needed = products * spec.dim * 4
-        free = shutil.disk_usage(path.parent).free
-        if free < needed:
-            raise CatalogError(
-                f"{path.parent}: found {free:,} bytes free, wanted {needed:,} for text vectors"
-            )
-        with path.open("ab+") as file:
+        # Not for appending: where a file system cannot allocate, glibc writes into each page instead.
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
             try:  # the lock is the map's as well, and ends with it
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -212,8 +208,15 @@ class _Layout:
                     "name another folder"
                 ) from error
             file.truncate(0)
-            # Of a file with holes, writing to the map would end the process once the disk is full.
-            os.posix_fallocate(file.fileno(), 0, needed)
+            try:
+                # Of a file with holes, writing to the map would end the process once the disk is full.
+                os.posix_fallocate(file.fileno(), 0, needed)
+            except OSError as error:
+                file.truncate(0)
+                free = shutil.disk_usage(path.parent).free
+                raise CatalogError(
+                    f"{path.parent}: found {free:,} bytes free, wanted {needed:,} for text vectors ({error})"
+                ) from error
             self._pages = mmap.mmap(file.fileno(), needed)
         self._vectors_ND = np.frombuffer(self._pages, dtype=np.float32).reshape(products, spec.dim)
 
