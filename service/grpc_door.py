@@ -22,6 +22,9 @@ from service.wire import MAX_PRODUCTS, MAX_TOP_K, Ask
 
 STREAM_WINDOW = 4  # requests of one stream that are under way at once: decoding beside the model
 
+# What stands in a stream's queue: an answer under way, why it ends, or None at its end.
+_Begun = asyncio.Task[pb.ClassifyResponse] | RequestError | None
+
 _SOURCES = {
     Source.STORED: pb.VECTOR_SOURCE_STORED,
     Source.COMPUTED: pb.VECTOR_SOURCE_COMPUTED,
@@ -35,6 +38,13 @@ class GrpcDoor(ClassifierServicer):
     def __init__(self, desk: Callable[[], Desk], held: HeldBytes) -> None:
         self.desk = desk
         self.held = held
+        self._streams: set[asyncio.Queue[_Begun]] = set()
+
+    def end_streams(self) -> None:
+        """Let each end with UNAVAILABLE behind the answers to what was read of it: its client knows by their
+        number what it has to send elsewhere."""
+        for begun in self._streams:
+            begun.put_nowait(_stopping())
 
     async def Classify(
         self, request: pb.ClassifyRequest, context: grpc.aio.ServicerContext
@@ -56,7 +66,7 @@ class GrpcDoor(ClassifierServicer):
             whole = terms_of(context, Priority.BULK)
         except RequestError as error:
             await abort(context, error)
-        begun: asyncio.Queue[asyncio.Task[pb.ClassifyResponse] | None] = asyncio.Queue()
+        begun: asyncio.Queue[_Begun] = asyncio.Queue()
         room = asyncio.Semaphore(STREAM_WINDOW - 1)  # behind the one that is begun
         tasks: set[asyncio.Task[pb.ClassifyResponse]] = set()
 
@@ -72,14 +82,18 @@ class GrpcDoor(ClassifierServicer):
             finally:
                 begun.put_nowait(None)
 
+        self._streams.add(begun)
         reader = asyncio.create_task(begin())
         try:
             while (task := await begun.get()) is not None:
+                if isinstance(task, RequestError):
+                    raise task
                 yield await task
                 tasks.discard(task)
                 room.release()
             await reader
         finally:
+            self._streams.discard(begun)
             reader.cancel()
             for task in tasks:
                 task.cancel()
@@ -99,6 +113,16 @@ class GrpcDoor(ClassifierServicer):
             reply = await desk.classify(given, ask, terms)
         desk.telemetry.faults(reply.outcomes)
         return given, reply
+
+
+def _stopping() -> RequestError:
+    return RequestError(
+        503,
+        "stopping",
+        field="stream",
+        found="a server that stops",
+        wanted="what is not answered yet, sent to another",
+    )
 
 
 def read_request(request: pb.ClassifyRequest) -> tuple[list[Given], Ask]:

@@ -5,6 +5,7 @@ Workers share one port (SO_REUSEPORT): the kernel spreads connections over them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -30,6 +31,8 @@ SERVICES = (
     classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name,
     inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
 )
+_TELL_S = 0.2  # in which watchers hear that we end
+_LOOK_S = 0.05
 MAX_CALLS = 512  # at once in a worker; more are refused before their messages are read
 
 logger = logging.getLogger("aisle.service")
@@ -57,7 +60,7 @@ class GrpcServer:
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", -1),
         )
-        edge = GrpcEdge(
+        self._edge = GrpcEdge(
             telemetry,
             max_calls=max_calls,
             message_timeout_s=message_timeout_s,
@@ -65,8 +68,9 @@ class GrpcServer:
             is_short=lambda timeout_s: desk().is_short(timeout_s),
             porter=porter,
         )
-        self._server = grpc.aio.server(interceptors=[edge], options=options)
-        add_ClassifierServicer_to_server(GrpcDoor(desk, held), self._server)
+        self._server = grpc.aio.server(interceptors=[self._edge], options=options)
+        self._door = GrpcDoor(desk, held)
+        add_ClassifierServicer_to_server(self._door, self._server)
         add_GRPCInferenceServiceServicer_to_server(GrpcOip(desk, held), self._server)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # its stubs are older
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -92,6 +96,13 @@ class GrpcServer:
         return bound
 
     async def stop(self, grace_s: float) -> None:
-        """Answer what is under way, for at most `grace_s`; take nothing new."""
+        """Answer what is under way, for at most `grace_s`; take nothing new. Streams end behind what was read
+        of them; who watches our health is told, and not waited for."""
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace_s)
+        self._door.end_streams()
+        stopping = asyncio.ensure_future(self._server.stop(grace_s))
+        await asyncio.wait([stopping], timeout=_TELL_S)
+        while self._edge.calls.under_way and not stopping.done():
+            await asyncio.wait([stopping], timeout=_LOOK_S)
+        await self._server.stop(None)
+        await stopping

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import grpc
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from aisle.errors import SettingError
 
 CERT, KEY, CLIENT_CA = "AISLE_TLS_CERT", "AISLE_TLS_KEY", "AISLE_TLS_CLIENT_CA"
+_LEAST_RSA_BITS = 2_048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,9 @@ class Tls:
     client_ca: Path | None = None
 
     def __post_init__(self) -> None:
-        self._check_dates(_certificates(CERT, self.cert)[0])
+        certificate = _certificates(CERT, self.cert)[0]
+        self._check_dates(certificate)
+        self._check_algorithm(certificate)
         _read(KEY, self.key)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
@@ -43,6 +48,20 @@ class Tls:
         if now >= until or now < certificate.not_valid_before_utc:
             days = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {until:%Y-%m-%d}"
             raise SettingError(f"{CERT}: found a certificate for {days}, wanted one that is valid now")
+
+    def _check_algorithm(self, certificate: x509.Certificate) -> None:
+        """OpenSSL, which serves HTTP, takes more than BoringSSL, which serves gRPC."""
+        key = certificate.public_key()
+        if certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5:
+            assert isinstance(key, rsa.RSAPublicKey)
+            is_served, found = key.key_size >= _LEAST_RSA_BITS, f"RSA of {key.key_size:,} bits"
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            is_served, found = isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1), key.curve.name
+        else:
+            is_served, found = False, certificate.public_key_algorithm_oid._name
+        if not is_served:
+            wanted = f"RSA of {_LEAST_RSA_BITS:,} bits or more, P-256 or P-384, which gRPC can serve"
+            raise SettingError(f"{CERT}: found {self.cert} for a key of {found}, wanted {wanted}")
 
     def bentoml_options(self) -> list[str]:
         """Options of `bentoml serve`."""

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption
 from cryptography.hazmat.primitives.serialization import PrivateFormat as Format
 from cryptography.x509.oid import NameOID
+
+Key = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
 
 class Authority:
@@ -27,9 +30,11 @@ class Authority:
         certificate = certificate.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         self.file.write_bytes(certificate.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
-    def sign(self, name: str, *, days: float = 1, password: bytes | None = None) -> tuple[Path, Path]:
+    def sign(
+        self, name: str, *, days: float = 1, password: bytes | None = None, key: Key | None = None
+    ) -> tuple[Path, Path]:
         """Certificate, valid for so many days from yesterday on, and private key."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         own = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         certificate = self._builder(_named(name), key.public_key(), days).add_extension(own, critical=False)
         cert_file, key_file = self.folder / f"{name}.pem", self.folder / f"{name}.key"
@@ -46,7 +51,7 @@ class Authority:
         return context
 
     def _builder(
-        self, name: x509.Name, key: ec.EllipticCurvePublicKey, days: float
+        self, name: x509.Name, key: CertificatePublicKeyTypes, days: float
     ) -> x509.CertificateBuilder:
         start = datetime.now(UTC) - timedelta(days=1)
         builder = x509.CertificateBuilder().subject_name(name).issuer_name(self._name).public_key(key)

@@ -4,6 +4,7 @@ around a classifier of toy size."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -301,6 +302,44 @@ def test_health_is_watched_as_before(service: TinyService) -> None:
 
     asyncio.run(run())
     assert counted(service) == {("/grpc.health.v1.Health/Watch", "CANCELLED"): 1}
+
+
+def test_a_stop_waits_for_answers_and_not_for_who_only_listens(service: TinyService) -> None:
+    async def run() -> float:
+        server = GrpcServer(
+            lambda: service.desk,
+            telemetry=service.desk.telemetry,
+            held=HeldBytes(MAX_BODY_BYTES),
+            max_message_bytes=MAX_BODY_BYTES,
+            message_timeout_s=LONG_S,
+        )
+        port = await server.start("127.0.0.1", 0)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = ClassifierStub(channel)
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            idle, busy = stub.ClassifyStream(), stub.ClassifyStream()
+            await idle.write(ONE)
+            assert len((await idle.read()).results) == 1
+            service.dispatch.delay_s = 0.5
+            await busy.write(ONE)
+            single = stub.Classify(ONE)
+            await until(lambda: service.gate.under_way == 2)
+            began = time.perf_counter()
+            stopping = asyncio.ensure_future(server.stop(LONG_S))
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert len((await single).results) == 1
+            assert len((await busy.read()).results) == 1
+            for stream in (idle, busy):
+                with pytest.raises(grpc.aio.AioRpcError, match="found a server that stops"):
+                    await stream.read()
+                assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+            await stopping
+        return time.perf_counter() - began
+
+    assert asyncio.run(run()) < LONG_S / 2
+    assert counted(service)[STREAM, "UNAVAILABLE"] == 2
+    assert counted(service)[CLASSIFY, "OK"] == 1
 
 
 def test_calls_beyond_the_limit_are_refused_and_told_to_come_back(service: TinyService) -> None:

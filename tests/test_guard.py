@@ -119,6 +119,22 @@ def test_a_client_that_stops_sending_is_answered_408(tmp_path: Path, monkeypatch
     assert edge.refusals == ["body_too_slow"]
 
 
+def test_who_still_sends_at_the_end_is_told_so(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.guard._LINGER_S", 0.01)
+
+    async def run() -> list[Message]:
+        half: list[Message] = [{"type": "http.request", "body": b"abc", "more_body": True}]
+        talking = asyncio.create_task(talk(edge.guard, half))
+        await asyncio.sleep(0.05)
+        edge.is_ending = True
+        talking.cancel()  # as uvicorn does with whoever is there when its time to stop is over
+        return await talking
+
+    sent = asyncio.run(run())
+    assert sent[0]["status"] == 408
+    assert edge.refusals == ["body_too_slow"]
+
+
 def test_a_client_that_goes_away_is_not_answered(edge: Edge) -> None:
     gone = [{"type": "http.request", "body": b"a", "more_body": True}, {"type": "http.disconnect"}]
     assert asyncio.run(talk(edge.guard, gone)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
-from certificates import Authority
+from certificates import Authority, Key
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from live_server import LiveServer
 from typer.testing import CliRunner
 
@@ -85,6 +87,34 @@ def test_files_that_cannot_be_used_are_refused(
     with pytest.raises(SettingError) as caught:
         Settings.from_environment(environ).tls()
     assert re.match(message, str(caught.value)), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        (ec.generate_private_key(ec.SECP256K1()), "secp256k1"),
+        (ec.generate_private_key(ec.SECP521R1()), "secp521r1"),
+        (ed25519.Ed25519PrivateKey.generate(), "ed25519"),
+        (rsa.generate_private_key(65_537, 1_024), "RSA of 1,024 bits"),
+    ],
+)
+def test_a_key_that_grpc_cannot_serve_is_refused(authority: Authority, key: Key, found: str) -> None:
+    cert, key_file = authority.sign("odd", key=key)
+    with pytest.raises(SettingError, match=rf"AISLE_TLS_CERT: found .*odd.pem for a key of {found}, wanted"):
+        Tls(cert=cert, key=key_file)
+
+
+@pytest.mark.parametrize(
+    "key", [ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65_537, 2_048)]
+)
+def test_a_key_that_grpc_can_serve_opens_its_port(authority: Authority, key: Key) -> None:
+    cert, key_file = authority.sign("usual", key=key)
+
+    async def run() -> int:
+        server = grpc.aio.server()
+        return server.add_secure_port("127.0.0.1:0", Tls(cert=cert, key=key_file).grpc_credentials())
+
+    assert asyncio.run(run()) > 0
 
 
 def test_the_command_ends_with_one_line_where_tls_cannot_be_spoken(files: Files) -> None:
