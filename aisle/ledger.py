@@ -96,7 +96,7 @@ logger = logging.getLogger("aisle.ledger")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictionFilter:
     """Which predictions are meant: those for which all that is given holds. `since_s` is included, `until_s`
-    is not; confidences are both; `labelled` says whether a label names the prediction itself."""
+    is not; confidences are both; `labelled` says whether a label names the prediction or its product."""
 
     product_id: str | None = None
     model: str | None = None
@@ -365,10 +365,19 @@ class Ledger:
         query = select(func.count()).select_from(labels).where(labels.c.number > after)
         return self._number(query)
 
-    def labels_of(self, prediction_ids: Sequence[str]) -> dict[str, Label]:
-        """The last label of each of these predictions that has one of its own."""
-        query = select(labels).where(labels.c.prediction_id.in_(prediction_ids)).order_by(labels.c.number)
-        return {row["prediction_id"]: Label(**row) for row in self._rows(query)}
+    def labels_of(self, answers: Sequence[PredictionRecord]) -> dict[str, Label]:
+        """By prediction id, the last label that names the answer or its product."""
+        ids = [answer.prediction_id for answer in answers]
+        product_ids = [answer.product_id for answer in answers if answer.product_id is not None]
+        about = or_(labels.c.prediction_id.in_(ids), labels.c.product_id.in_(product_ids))
+        rows = self._rows(select(labels).where(about).order_by(labels.c.number))
+        last = {(row["prediction_id"], row["product_id"]): Label(**row) for row in rows}
+        found: dict[str, Label] = {}
+        for answer in answers:
+            named = ((answer.prediction_id, None), (None, answer.product_id))
+            if said := [last[names] for names in named if names in last]:
+                found[answer.prediction_id] = max(said, key=lambda label: label.number)
+        return found
 
     def labelled_predictions(
         self, *, after: int = 0, until: int | None = None, model: str | None = None
@@ -505,7 +514,10 @@ def _conditions(chosen: PredictionFilter) -> Iterator[Any]:
         if (value := getattr(chosen, name)) is not None:
             yield predictions.c[name] == value
     if chosen.labelled is not None:
-        has_label = exists().where(labels.c.prediction_id == predictions.c.prediction_id)
+        has_label = or_(
+            exists().where(labels.c.prediction_id == predictions.c.prediction_id),
+            exists().where(labels.c.product_id == predictions.c.product_id),
+        )
         yield has_label if chosen.labelled else ~has_label
     if chosen.min_confidence is not None:
         yield predictions.c.confidence >= chosen.min_confidence

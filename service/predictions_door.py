@@ -112,7 +112,7 @@ async def read_page(query: QueryParams, reader: LedgerReader, taxonomy: Taxonomy
 
     def ask(ledger: Ledger) -> tuple[list[PredictionRecord], dict[str, Label]]:
         page = ledger.page_predictions(chosen, before=before, limit=limit + 1)  # one more says: there is more
-        return page, ledger.labels_of([record.prediction_id for record in page[:limit]])
+        return page, ledger.labels_of(page[:limit])
 
     page, labels = await reader.ask(ask)
     shown = page[:limit]

@@ -242,7 +242,7 @@ def test_a_label_that_says_what_its_source_said_last_is_not_written_again(ledger
     assert ledger.record_labels([shoes, hats]) == [False, True]
     assert ledger.record_labels([shoes]) == [True]  # it was changed, and is changed back
     assert ledger.record_labels([]) == []
-    last = ledger.labels_of(["p1", "p2"])
+    last = ledger.labels_of([another("p1"), another("p2")])
     assert [(one.category, one.source) for one in last.values()] == [("shoes", "review")]
     assert (last["p1"].number, ledger.count_labels()) == (ledger.newest_label(), 4)
 
@@ -310,11 +310,24 @@ def test_a_label_of_a_product_is_for_its_last_prediction(ledger: Ledger) -> None
     assert (labelled.prediction.prediction_id, labelled.correct) == ("new", False)
 
 
+def test_a_label_of_a_product_is_on_all_that_was_answered_about_it(ledger: Ledger) -> None:
+    changes: list[dict[str, Any]] = [{"product_id": "x"}, {}, {}, {"product_id": None}]
+    ledger.record_predictions([another(f"p{i}", **one) for i, one in enumerate(changes)])
+    answers = ledger.predictions()
+    ledger.record_labels([Label(prediction_id="p2", category="hats", source="review")])
+    ledger.record_labels([Label(product_id="shoe-1", category="shoes", source="review")])
+    said = {one: label.category for one, label in ledger.labels_of(answers).items()}
+    assert said == {"p1": "shoes", "p2": "shoes"}  # the later one of p2's two
+    left = ledger.page_predictions(PredictionFilter(labelled=False))
+    assert {one.prediction_id for one in left} == {"p0", "p3"}
+    assert len(ledger.page_predictions(PredictionFilter(labelled=True))) == 2
+
+
 def test_labels_are_read_from_one_to_another(ledger: Ledger) -> None:
     ledger.record_predictions([another(f"p{i}") for i in range(4)])
     ids = [f"p{i}" for i in range(4)]
     ledger.record_labels([Label(prediction_id=one, category="c", source="s") for one in ids])
-    said = ledger.labels_of(ids)
+    said = ledger.labels_of(ledger.predictions())
     numbers = [said[one].number for one in ids]
     found = ledger.labelled_predictions(after=numbers[0], until=numbers[2])
     assert [one.prediction.prediction_id for one in found] == ["p1", "p2"]
