@@ -124,7 +124,7 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
     shop.ledger.close()
 
 
-def eventually(check: Callable[[], bool], timeout_s: float = 20) -> bool:
+def eventually(check: Callable[[], bool], timeout_s: float = 60) -> bool:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if check():
