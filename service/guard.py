@@ -234,8 +234,8 @@ class EdgeGuard:
             408,
             "body_too_slow",
             field="body",
-            found=f"{size_bytes:,} bytes after {most_s:.3g} s",
-            wanted=f"the whole body within {most_s:.3g} s",
+            found=f"{size_bytes:,} bytes after {round(most_s, 2):g} s",
+            wanted=f"the whole body within {round(most_s, 2):g} s",
         )
 
     def _too_large(self, found: str) -> RequestError:

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -37,16 +38,14 @@ def service(tiny_text_encoder: TextEncoder, tiny_image_encoder: ImageEncoder) ->
     return TinyService(tiny_classifier(tiny_text_encoder, tiny_image_encoder))
 
 
-@asynccontextmanager
-async def listening(
+def server_of(
     service: TinyService,
     *,
     max_calls: int = 8,
     max_held_bytes: int = MAX_BODY_BYTES,
     message_timeout_s: float = LONG_S,
-) -> AsyncIterator[int]:
-    """Its port."""
-    server = GrpcServer(
+) -> GrpcServer:
+    return GrpcServer(
         lambda: service.desk,
         telemetry=service.desk.telemetry,
         held=HeldBytes(max_held_bytes),
@@ -54,6 +53,12 @@ async def listening(
         message_timeout_s=message_timeout_s,
         max_calls=max_calls,
     )
+
+
+@asynccontextmanager
+async def listening(service: TinyService, **settings: Any) -> AsyncIterator[int]:
+    """Its port."""
+    server = server_of(service, **settings)
     port = await server.start("127.0.0.1", 0)
     try:
         yield port
@@ -62,16 +67,9 @@ async def listening(
 
 
 @asynccontextmanager
-async def served(
-    service: TinyService,
-    *,
-    max_calls: int = 8,
-    max_held_bytes: int = MAX_BODY_BYTES,
-    message_timeout_s: float = LONG_S,
-) -> AsyncIterator[grpc.aio.Channel]:
-    settings = {"max_calls": max_calls, "max_held_bytes": max_held_bytes}
+async def served(service: TinyService, **settings: Any) -> AsyncIterator[grpc.aio.Channel]:
     async with (
-        listening(service, **settings, message_timeout_s=message_timeout_s) as port,
+        listening(service, **settings) as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         yield channel
@@ -306,13 +304,7 @@ def test_health_is_watched_as_before(service: TinyService) -> None:
 
 def test_a_stop_waits_for_answers_and_not_for_who_only_listens(service: TinyService) -> None:
     async def run() -> float:
-        server = GrpcServer(
-            lambda: service.desk,
-            telemetry=service.desk.telemetry,
-            held=HeldBytes(MAX_BODY_BYTES),
-            max_message_bytes=MAX_BODY_BYTES,
-            message_timeout_s=LONG_S,
-        )
+        server = server_of(service)
         port = await server.start("127.0.0.1", 0)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = ClassifierStub(channel)
