@@ -2,7 +2,8 @@
 Open loop (`--rate`): requests are sent when they are due, whether the server keeps up or not.
 
 Requests are whole byte strings before the clock starts, connections are kept alive, and the client is
-plain asyncio streams, so that it takes as little as it can of the cores that it shares with the server.
+plain asyncio streams on uvloop, so that it takes as little as it can of the cores that it shares with the
+server.
 Run as its own process: `python -m benchmarks.load HOST PORT PATH BODIES --concurrency 16 --seconds 6`.
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 import psutil
+import uvloop
 
 _PAUSE_AFTER_ERROR_S = 0.05  # a server that is gone must not be asked a million times
 _FAILURES = (OSError, EOFError, ValueError, asyncio.LimitOverrunError)  # of any client
@@ -263,7 +265,7 @@ def main() -> None:
     given = vars(parser.parse_args())
     folder = given.pop("bodies")
     bodies = [path.read_bytes() for path in sorted(folder.iterdir())] if given["method"] != "GET" else [b""]
-    print(json.dumps(asdict(asyncio.run(measure(Load(**given), bodies)))))
+    print(json.dumps(asdict(uvloop.run(measure(Load(**given), bodies)))))
 
 
 if __name__ == "__main__":
