@@ -67,6 +67,11 @@ class Gate:
         All that the worker does is in it, pictures and refusals too."""
         return self._busy_s / self._done if self._done else 0.0
 
+    @property
+    def since_batch_s(self) -> float:
+        """Seconds since the last batch was computed."""
+        return self._clock() - self._completed_at
+
     def completed(self, products: int) -> None:
         """A batch was computed."""
         with self._completing:
@@ -87,7 +92,7 @@ class Gate:
                 found=f"{products:,} more places for a queue that holds {self.under_way:,}",
                 wanted=f"at most {self.max_queue:,} together, or a retry",
             )
-        wait_s = _MARGIN * (self.under_way + products) * self.pace_s
+        wait_s = _MARGIN * self._with_batch(self.under_way + products) * self.pace_s
         if self.under_way and wait_s > timeout_s:  # an idle worker always tries: its pace may be an old one
             reason = "queue_slow" if wait_s > self.promised_s else DEADLINE_SHORT
             found = f"an answer that may take {wait_s:.2g} s"
@@ -167,6 +172,11 @@ class Gate:
         """Products of the bulk request whose turn it is though interactive ones take all the room."""
         products = self._waiters[0].products if self._waiters else 0
         return products if self._overtaking >= BULK_SHARE * products else 0
+
+    def _with_batch(self, products: int) -> int:
+        """How many are computed by the time that the last of so many is answered: where there is more than a
+        batch, those that will be in its own, too."""
+        return products if products <= self.batch else math.ceil(products / self.batch) * self.batch
 
     def _overloaded(self, reason: str, *, found: str, wanted: str) -> RequestError:
         retry_after_s = math.ceil(self.under_way * self.pace_s)

@@ -280,6 +280,8 @@ class Aisle:
             request_timeout_s=SETTINGS.request_timeout_s,
             charge=watching.charge if watching else None,
         )
+        if self.models.champion.classifier.device == "cpu":
+            self.dispatch.hold_while(self.desk.gathering.goes_on)
         self.labels = LabelBook(ledger, lambda: self.models.champion.classifier.taxonomy)
         self.reader = LedgerReader(ledger)
 

@@ -27,6 +27,7 @@ from starlette.types import ASGIApp
 from service.errors import overloaded
 
 LOOK_S = 0.05  # between looks for what has waited too long, while a batch is computed
+HOLD_LOOK_S = 0.004  # between looks whether a batch is still to wait
 
 
 class BridgedService(Service):
@@ -91,7 +92,10 @@ class _Wake:
     """What BentoML's dispatcher waits on, in place of its condition: until there is work, and a batch may
     begin. It used to look for the end of the batch before a thousand times a second, and each look takes the
     interpreter's lock from who computes. Now it looks every LOOK_S, for what has waited too long.
+    A batch that may begin waits while `holds` says so, which is told for how many seconds it has waited.
     """
+
+    holds: Callable[[float], bool] = staticmethod(lambda held_s: False)
 
     def __init__(self, may_begin: Callable[[], bool], look_s: float) -> None:
         self._may_begin = may_begin
@@ -118,17 +122,28 @@ class _Wake:
             self._work = work
             return
         while not (work and self._may_begin()):
-            self._waiting, self._looks = loop.create_future(), bool(work)
-            look = loop.call_later(self._look_s, self._wake) if self._looks else None
-            try:
-                await self._waiting
-            finally:
-                if look is not None:
-                    look.cancel()
+            self._looks = bool(work)
+            await self._woken(self._look_s if work else None)
             work = has_work()
             if work and self._looks:
                 break
-        self._work = work
+        if self._may_begin():
+            began = loop.time()
+            self._looks = False  # each new job is heard
+            while self.holds(loop.time() - began):
+                await self._woken(HOLD_LOOK_S)
+        self._work = has_work()
+
+    async def _woken(self, look_s: float | None) -> None:
+        """Wait until something is told, at most `look_s` seconds."""
+        loop = asyncio.get_running_loop()
+        self._waiting = loop.create_future()
+        look = None if look_s is None else loop.call_later(look_s, self._wake)
+        try:
+            await self._waiting
+        finally:
+            if look is not None:
+                look.cancel()
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -182,6 +197,11 @@ class Dispatcher:
         """So many batches under way; to be called before the first."""
         self._cork._sema = _Turns(batches, self._cork._wake_event.notify_all)
         self._threads = ThreadPoolExecutor(batches, thread_name_prefix="batch")
+
+    def hold_while(self, rule: Callable[[Iterator[Any], float], bool]) -> None:
+        """Let a batch that may begin wait for more, for as long as `rule` says so of the items that wait and
+        of the seconds for which they have been held. It is asked on the event loop."""
+        self._cork._wake_event.holds = lambda held_s: rule(self.waiting(), held_s)
 
     async def batch_infer(self, items: Sequence[Any]) -> Sequence[Any]:
         """One result an item, in order; RequestErrors (429) for items that were shed. Together they are one

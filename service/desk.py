@@ -32,6 +32,7 @@ from service.errors import (
     RequestError,
 )
 from service.fair_pool import FairPool
+from service.gathering import Gathering
 from service.telemetry import Telemetry
 from service.terms import DEFAULT, Priority, Terms
 from service.wire import Ask
@@ -53,6 +54,7 @@ class Ticket:
     nobody waits for its answers, so that no batch is spent on them."""
 
     began: float = field(default_factory=time.perf_counter)
+    is_bulk: bool = False
     wanted: bool = True
 
 
@@ -121,6 +123,7 @@ class Desk:
         self.telemetry = telemetry
         self.request_timeout_s = request_timeout_s
         self.charge = charge
+        self.gathering = Gathering(gate)
         self._pool = FairPool(decode_threads, name="decode")
 
     async def classify(
@@ -174,7 +177,7 @@ class Desk:
         self, given: Sequence[Given], ask: Ask, timeout_s: float, engine: Engine, began: float
     ) -> Reply:
         with self.gate.interactive(places(given), timeout_s):
-            answers = await self._answer(given, ask, engine, began)
+            answers = await self._answer(given, ask, engine, Ticket(began=began))
         return _reply(engine, answers)
 
     async def _classify_bulk(
@@ -184,7 +187,7 @@ class Desk:
 
         async def answer(portion: Sequence[Given]) -> list[Answer | Outcome]:
             async with at_once, self.gate.bulk(places(portion)):
-                return await self._answer(portion, ask, engine, began)
+                return await self._answer(portion, ask, engine, Ticket(began=began, is_bulk=True))
 
         with self.gate.bulk_request(places(given)):
             async with asyncio.TaskGroup() as tasks:
@@ -192,10 +195,9 @@ class Desk:
         return _reply(engine, [one for task in begun for one in task.result()])
 
     async def _answer(
-        self, given: Sequence[Given], ask: Ask, engine: Engine, began: float
+        self, given: Sequence[Given], ask: Ask, engine: Engine, ticket: Ticket
     ) -> list[Answer | Outcome]:
         """An Answer, or a fault, for each product of at most a batch."""
-        ticket = Ticket(began=began)
         with self.telemetry.stage("prepare"):
             prepared = await self._prepare(given, ask, engine, ticket)
         try:
@@ -208,14 +210,13 @@ class Desk:
         self, given: Sequence[Given], ask: Ask, engine: Engine, ticket: Ticket
     ) -> list[Job | ProductError]:
         """Pictures, and all texts of a request with much text, are prepared in the pool; the rest at once."""
+        products = [(row, product) for row, product in enumerate(given) if isinstance(product, Product)]
         much_text = sum(_text_chars(product) for product in given) > _LONG_TEXT_CHARS
-        slow = [
-            row
-            for row, product in enumerate(given)
-            if isinstance(product, Product) and (much_text or product.image is not None)
-        ]
+        pictures = [row for row, product in products if product.image is not None]
+        slow = [row for row, _ in products] if much_text else pictures
         calls = [functools.partial(self._prepare_now, given[row], ask, engine, ticket) for row in slow]
-        done = dict(zip(slow, await self._pool.run(calls), strict=True)) if calls else {}
+        with self.gathering.reading(0 if ticket.is_bulk else len(pictures)):
+            done = dict(zip(slow, await self._pool.run(calls), strict=True))
         return [
             done[row] if row in done else self._prepare_now(product, ask, engine, ticket)
             for row, product in enumerate(given)

@@ -39,12 +39,22 @@ def test_interactive_products_enter_until_the_queue_is_full(gate: Gate) -> None:
 
 def test_who_could_not_be_answered_in_time_is_refused_at_once(gate: Gate) -> None:
     gate.measured(products=8, seconds=0.8)
-    with gate.interactive(9, timeout_s=2):
-        assert gate.refusal(1, timeout_s=1.26) is None
-        refusal = gate.refusal(2, timeout_s=1.26)
+    with gate.interactive(5, timeout_s=2):
+        assert gate.refusal(3, timeout_s=1.1) is None
+        refusal = gate.refusal(3, timeout_s=0.9)
         assert refusal is not None
         assert refusal.reason == "queue_slow"
-        assert str(refusal) == "request: found an answer that may take 1.4 s, wanted one within 1.26 s"
+        assert str(refusal) == "request: found an answer that may take 1 s, wanted one within 0.9 s"
+
+
+def test_a_wait_is_until_the_whole_batch_is_computed(gate: Gate) -> None:
+    gate.measured(products=8, seconds=0.8)
+    with gate.interactive(8, timeout_s=60):
+        assert gate.refusal(1, timeout_s=2.1) is None
+        for products in (1, 8):  # the second batch fills up while the first is computed
+            refusal = gate.refusal(products, timeout_s=1.9)
+            assert refusal is not None
+            assert str(refusal) == "request: found an answer that may take 2 s, wanted one within 1.9 s"
 
 
 @pytest.mark.parametrize(("promised_s", "reason"), [(0.8, "deadline_short"), (0.7, "queue_slow")])

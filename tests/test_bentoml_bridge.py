@@ -7,7 +7,7 @@ import inspect
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -212,6 +212,42 @@ def test_the_end_of_a_batch_is_heard_and_not_looked_for() -> None:
             instance.gate.set()
             async with asyncio.timeout(5):
                 assert (await running, await behind) == ([2 * number], [-2 * number])
+
+    in_worker(make_service(LONG_MS), work, look_s=LONG_S)
+
+
+def test_a_batch_is_held_for_more_as_long_as_the_rule_says_so() -> None:
+    async def work(dispatcher: Dispatcher, instance: Any) -> None:
+        await dispatcher.lead_through_training(1)
+        instance.sizes.clear()
+        dispatcher.hold_while(lambda waiting, held_s: len(list(waiting)) < 3 and held_s < LONG_S)
+        asked = []
+        for number in range(3):
+            assert not any(one.done() for one in asked)
+            asked.append(asyncio.ensure_future(dispatcher.batch_infer([number])))
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            assert await asyncio.gather(*asked) == [[0], [2], [4]]
+        assert instance.sizes == [3]
+
+    in_worker(make_service(LONG_MS), work, look_s=LONG_S)
+
+
+def test_a_batch_that_is_held_begins_when_the_rule_ends_though_nothing_comes() -> None:
+    async def work(dispatcher: Dispatcher, instance: Any) -> None:
+        await dispatcher.lead_through_training(1)
+        told: list[float] = []
+
+        def rule(waiting: Iterator[Any], held_s: float) -> bool:
+            told.append(held_s)
+            return held_s < 0.1
+
+        dispatcher.hold_while(rule)
+        async with asyncio.timeout(5):
+            assert await dispatcher.batch_infer([1]) == [2]
+        assert told[0] < 0.1
+        assert told[-1] >= 0.1
+        assert told == sorted(told)
 
     in_worker(make_service(LONG_MS), work, look_s=LONG_S)
 
