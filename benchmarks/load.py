@@ -222,6 +222,7 @@ async def _client(
                 break
             if due is not None:
                 await asyncio.sleep(max(0.0, sent - time.perf_counter()))
+                sent = min(sent, time.perf_counter())  # uvloop's timers are of whole milliseconds
             try:
                 async with asyncio.timeout(load.timeout_s):
                     status, _ = await connection.send(next(requests))

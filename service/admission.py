@@ -35,7 +35,8 @@ class _Waiter:
 
 class Gate:
     """`max_queue` bounds the products under way, between here and their answers; `max_bulk` those of bulk
-    requests, under way or waiting. `batch` is the most products in one batch. Who has less time than
+    requests, under way or waiting. `batch` is the most products of a bulk request that enter at once: a
+    batch, or a fourth of a queue that is shorter than four. Who has less time than
     `promised_s`, and is refused although an answer would take no longer than that, is told so. Used on one
     event loop; `completed` from any thread."""
 
@@ -59,6 +60,7 @@ class Gate:
         self._clock = clock
         self._completing = threading.Lock()
         self._began_at = self._completed_at = clock()  # when products came to an idle worker; the last batch
+        self.last_batch = 0  # products in it
         self._busy_s = self._done = 0.0  # recent seconds of work, and products
 
     @property
@@ -77,7 +79,7 @@ class Gate:
         with self._completing:
             now = self._clock()
             self.measured(products, max(0.0, now - max(self._completed_at, self._began_at)))
-            self._completed_at = now
+            self._completed_at, self.last_batch = now, products
 
     def measured(self, products: int, seconds: float) -> None:
         """So many products took so long."""
@@ -174,9 +176,11 @@ class Gate:
         return products if self._overtaking >= BULK_SHARE * products else 0
 
     def _with_batch(self, products: int) -> int:
-        """How many are computed by the time that the last of so many is answered: where there is more than a
-        batch, those that will be in its own, too."""
-        return products if products <= self.batch else math.ceil(products / self.batch) * self.batch
+        """How many are computed by the time that the last of so many is answered. Where interactive requests
+        alone have a batch under way, others will fill up the one that comes next."""
+        if self.bulk_products or self.under_way < self.batch:
+            return products
+        return math.ceil(products / self.batch) * self.batch
 
     def _overloaded(self, reason: str, *, found: str, wanted: str) -> RequestError:
         retry_after_s = math.ceil(self.under_way * self.pace_s)

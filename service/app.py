@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from aisle.allocator import keep_freed_memory
 from aisle.errors import AisleError, KeysError, LedgerError, SettingError
 from aisle.ledger import Ledger, ledger_url
-from service import audit
+from service import audit, gathering
 from service.address import check_private, listening
 from service.admission import Gate
 from service.answers import Answers
@@ -280,7 +280,11 @@ class Aisle:
             request_timeout_s=SETTINGS.request_timeout_s,
             charge=watching.charge if watching else None,
         )
-        if self.models.champion.classifier.device == "cpu":
+        if gathering.pays(
+            self.models.champion.classifier.device,
+            reading_threads=SETTINGS.workers * SETTINGS.decode_threads,
+            cores=len(os.sched_getaffinity(0)),
+        ):
             self.dispatch.hold_while(self.desk.gathering.goes_on)
         self.labels = LabelBook(ledger, lambda: self.models.champion.classifier.taxonomy)
         self.reader = LedgerReader(ledger)

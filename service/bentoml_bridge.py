@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 from service.errors import overloaded
 
 LOOK_S = 0.05  # between looks for what has waited too long, while a batch is computed
-HOLD_LOOK_S = 0.004  # between looks whether a batch is still to wait
+HOLD_LOOK_S = 0.002  # between looks whether a batch is still to wait
 
 
 class BridgedService(Service):
@@ -74,8 +74,8 @@ class _Unpredicting(Optimizer):
     It holds a lone request back by the mean wait of the last fifty batches' first requests: after a burst of
     64 at once, single requests took 115 ms where they take 11. And it sheds by a latency that it predicts
     from the number of jobs, which says nothing where jobs are of 1 to max_batch_size items. What queues
-    while a batch is computed makes the next batch; the gate sheds, by items. What is left of BentoML's
-    shedding is the honest part: a job that has waited max_latency.
+    while a batch is computed makes the next batch, and what `hold_while` waits for; the gate sheds, by items.
+    What is left of BentoML's shedding is the honest part: a job that has waited max_latency.
     """
 
     o_a = o_b = wait = property(lambda _: 0.0, lambda _, value: None)
@@ -129,7 +129,6 @@ class _Wake:
                 break
         if self._may_begin():
             began = loop.time()
-            self._looks = False  # each new job is heard
             while self.holds(loop.time() - began):
                 await self._woken(HOLD_LOOK_S)
         self._work = has_work()
@@ -200,7 +199,7 @@ class Dispatcher:
 
     def hold_while(self, rule: Callable[[Iterator[Any], float], bool]) -> None:
         """Let a batch that may begin wait for more, for as long as `rule` says so of the items that wait and
-        of the seconds for which they have been held. It is asked on the event loop."""
+        of the seconds for which they have been held. It is asked on the event loop, and must not raise."""
         self._cork._wake_event.holds = lambda held_s: rule(self.waiting(), held_s)
 
     async def batch_infer(self, items: Sequence[Any]) -> Sequence[Any]:

@@ -50,8 +50,8 @@ _LONG_TEXT_CHARS = 4_000  # of a request: cleaning more takes longer than a trip
 
 @dataclass(kw_only=True, slots=True)
 class Ticket:
-    """One request's, or one portion's of it: when the request came to the desk (perf_counter); False once
-    nobody waits for its answers, so that no batch is spent on them."""
+    """One request's, or one portion's of it. `began` is when the request came to the desk (perf_counter);
+    `wanted` is False once nobody waits for its answers, so that no batch is spent on them."""
 
     began: float = field(default_factory=time.perf_counter)
     is_bulk: bool = False
@@ -69,6 +69,11 @@ class Job:
     title: str | None = None  # the beginning of the product's
     ticket: Ticket = field(default_factory=Ticket)
     product: Product | None = None  # what the item was made of, for a shadow that prepares otherwise
+
+    @property
+    def gathers(self) -> bool:
+        """Whether it may wait for others like it: an interactive request's picture."""
+        return self.item.pixels_HWC is not None and not self.ticket.is_bulk
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,14 +31,14 @@ logger = logging.getLogger("aisle.service")
 def largest_batch(engine: Engine, item: Item, *, most: int, target_s: float, cache: Path) -> int:
     """The largest rung of at most `most` products that is answered within `target_s` seconds; 1 where none
     is. `item` takes every path of the model. Measured rungs are kept in `cache`, a folder. The one that ends
-    the climb is asked once more at each start, and its better seconds are kept: measured on a busy machine it
-    would keep batches small for good."""
+    the climb is measured again at each start, and the better seconds are kept: those of a busy machine would
+    keep batches small for good."""
     file = cache / f"batch-seconds-{_key(engine)}.json"
     seconds = _read(file)
     size, best, measured = 1, 1, False
     while size <= most:
-        tries = _TRIES if size not in seconds else int(_HOPELESS * seconds[size] > target_s)
-        tried = [engine.answer([item] * size).seconds for _ in range(tries)]
+        is_measured = size not in seconds or _HOPELESS * seconds[size] > target_s
+        tried = [engine.answer([item] * size).seconds for _ in range(_TRIES if is_measured else 0)]
         if not all("decide" in stages for stages in tried):  # it failed, and each product was tried alone
             logger.warning("batches of %d products fail: smaller ones are taken", size)
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -95,11 +96,14 @@ def _certificates(name: str, file: Path) -> list[x509.Certificate]:
 
 def _read(name: str, file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        data = file.read_bytes()
     except OSError as error:
         raise SettingError(
             f"{name}: found {file}, of which the system says {error.strerror!r}, wanted a file in PEM"
         ) from error
+    if data.startswith(codecs.BOM_UTF8):  # OpenSSL reads on, BoringSSL finds nothing
+        raise SettingError(f"{name}: found {file} with a byte order mark, wanted a file in PEM without one")
+    return data
 
 
 def _no_password() -> str:

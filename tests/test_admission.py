@@ -57,6 +57,26 @@ def test_a_wait_is_until_the_whole_batch_is_computed(gate: Gate) -> None:
             assert str(refusal) == "request: found an answer that may take 2 s, wanted one within 1.9 s"
 
 
+def test_a_request_that_fills_a_batch_of_its_own_is_not_reckoned_as_two(gate: Gate) -> None:
+    gate.measured(products=8, seconds=0.8)
+    with gate.interactive(1, timeout_s=60):
+        assert gate.refusal(8, timeout_s=1.2) is None
+
+
+def test_bulk_leaves_interactive_requests_their_time(gate: Gate) -> None:
+    """Its products stop at two batches: they do not fill up the one that an interactive request is in."""
+
+    async def work() -> None:
+        gate.measured(products=8, seconds=0.8)
+        with gate.bulk_request(40):
+            async with gate.bulk(8), gate.bulk(8):
+                assert gate.under_way == 16
+                assert gate.refusal(1, timeout_s=2.2) is None
+                assert gate.refusal(1, timeout_s=2.0) is not None
+
+    run(work())
+
+
 @pytest.mark.parametrize(("promised_s", "reason"), [(0.8, "deadline_short"), (0.7, "queue_slow")])
 def test_who_is_refused_though_an_answer_is_as_near_as_promised_chose_too_little(
     promised_s: float, reason: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import re
 import ssl
 from collections.abc import Iterator
@@ -87,6 +88,18 @@ def test_files_that_cannot_be_used_are_refused(
     with pytest.raises(SettingError) as caught:
         Settings.from_environment(environ).tls()
     assert re.match(message, str(caught.value)), str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "end"), [("CERT", ".pem"), ("KEY", ".key"), ("CLIENT_CA", ".pem")])
+def test_a_byte_order_mark_is_refused(authority: Authority, files: Files, name: str, end: str) -> None:
+    plain = authority.folder / f"server{end}"
+    marked = authority.folder / f"marked{end}"
+    marked.write_bytes(codecs.BOM_UTF8 + plain.read_bytes())
+    environ = {
+        f"AISLE_TLS_{kind}": str(file) for kind, file in zip(("CERT", "KEY"), files["server"], strict=True)
+    }
+    with pytest.raises(SettingError, match=f"AISLE_TLS_{name}: found {marked} with a byte order mark"):
+        Settings.from_environment({**environ, f"AISLE_TLS_{name}": str(marked)}).tls()
 
 
 @pytest.mark.parametrize(
