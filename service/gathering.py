@@ -1,8 +1,8 @@
 """Whether a batch waits for the pictures that are being read.
 
 Where the cores that compute a batch are those that read the pictures of the next one, a batch that begins
-before them ends nobody's wait sooner, and costs more: 16 clients with a photo each made batches of 7 where
-batches of 14 cost an eighth less CPU a product.
+before them ends nobody's wait sooner, and costs more: with 16 clients of photos
+batches are of 10 on the average instead of 8.
 """
 
 from __future__ import annotations
