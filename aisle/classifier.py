@@ -6,7 +6,7 @@ Shapes: B products, D and E embedding widths of text and image, C categories, P 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -186,9 +186,25 @@ class Classifier:
         settings = (self.text_encoder.settings, self.image_encoder.settings)
         return prepare_product(product, *settings, top_k=top_k, explain=explain)
 
-    def embed(self, items: Sequence[Item], stored: Sequence[Stored] | None = None) -> Embedded:
+    def encode_images(self, items: Sequence[Item]) -> dict[int, np.ndarray]:
+        """Vectors [E] of all pictures that are given, by position: for `embed`, while it is not yet known
+        what is stored."""
+        rows = [row for row, item in enumerate(items) if item.pixels_HWC is not None]
+        return dict(zip(rows, self._encode_images(items, rows), strict=True)) if rows else {}
+
+    def _encode_images(self, items: Sequence[Item], rows: Sequence[int]) -> np.ndarray:
+        pixels = [pixels_HWC for row in rows if (pixels_HWC := items[row].pixels_HWC) is not None]
+        return self.image_encoder.encode(np.stack(pixels))
+
+    def embed(
+        self,
+        items: Sequence[Item],
+        stored: Sequence[Stored] | None = None,
+        encoded: Mapping[int, np.ndarray] | None = None,
+    ) -> Embedded:
         """Vectors of a batch. A stored vector is used when the request gives no such part, or gives
-        the very part it was made from (same hash); what is left is computed, in one pass a modality.
+        the very part it was made from (same hash); what is left is computed, in one pass a modality,
+        but for the pictures in `encoded`, which `encode_images` gave.
         """
         stored = stored if stored is not None else [Stored()] * len(items)
         text_BD = np.zeros((len(items), self.text_encoder.dim), dtype=np.float32)
@@ -196,7 +212,8 @@ class Classifier:
         text_source = [Source.ABSENT] * len(items)
         image_source = [Source.ABSENT] * len(items)
         texts: list[tuple[int, str]] = []
-        images: list[tuple[int, np.ndarray]] = []
+        images: list[int] = []
+        encoded = encoded or {}
         for row, (item, held) in enumerate(zip(items, stored, strict=True)):
             if held.text_vector_D is not None and item.text_hash in (None, held.text_hash):
                 text_BD[row], text_source[row] = held.text_vector_D, Source.STORED
@@ -206,13 +223,15 @@ class Classifier:
             if held.image_vector_E is not None and item.image_hash in (None, held.image_hash):
                 image_BE[row], image_source[row] = held.image_vector_E, Source.STORED
             elif item.pixels_HWC is not None:
-                images.append((row, item.pixels_HWC))
                 image_source[row] = Source.COMPUTED
+                if row in encoded:
+                    image_BE[row] = encoded[row]
+                else:
+                    images.append(row)
         if texts:
             text_BD[[row for row, _ in texts]] = self.text_encoder.encode([text for _, text in texts])
         if images:
-            pixels_BHWC = np.stack([pixels for _, pixels in images])
-            image_BE[[row for row, _ in images]] = self.image_encoder.encode(pixels_BHWC)
+            image_BE[images] = self._encode_images(items, images)
         return Embedded(
             text_BD=text_BD, image_BE=image_BE, text_source=text_source, image_source=image_source
         )

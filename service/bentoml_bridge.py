@@ -92,10 +92,12 @@ class _Wake:
     """What BentoML's dispatcher waits on, in place of its condition: until there is work, and a batch may
     begin. It used to look for the end of the batch before a thousand times a second, and each look takes the
     interpreter's lock from who computes. Now it looks every LOOK_S, for what has waited too long.
-    A batch that may begin waits while `holds` says so, which is told for how many seconds it has waited.
+    A batch that may begin waits while `holds` says so, which is told for how many seconds it has waited;
+    `on_held` hears for how many it did in the end.
     """
 
     holds: Callable[[float], bool] = staticmethod(lambda held_s: False)
+    on_held: Callable[[float], None] = staticmethod(lambda held_s: None)
 
     def __init__(self, may_begin: Callable[[], bool], look_s: float) -> None:
         self._may_begin = may_begin
@@ -131,6 +133,7 @@ class _Wake:
             began = loop.time()
             while self.holds(loop.time() - began):
                 await self._woken(HOLD_LOOK_S)
+            self.on_held(loop.time() - began)
         self._work = has_work()
 
     async def _woken(self, look_s: float | None) -> None:
@@ -197,10 +200,14 @@ class Dispatcher:
         self._cork._sema = _Turns(batches, self._cork._wake_event.notify_all)
         self._threads = ThreadPoolExecutor(batches, thread_name_prefix="batch")
 
-    def hold_while(self, rule: Callable[[Iterator[Any], float], bool]) -> None:
+    def hold_while(
+        self, rule: Callable[[Iterator[Any], float], bool], on_held: Callable[[float], None]
+    ) -> None:
         """Let a batch that may begin wait for more, for as long as `rule` says so of the items that wait and
-        of the seconds for which they have been held. It is asked on the event loop, and must not raise."""
+        of the seconds for which they have been held; `on_held` hears these once a batch. Both are called on
+        the event loop, and must not raise."""
         self._cork._wake_event.holds = lambda held_s: rule(self.waiting(), held_s)
+        self._cork._wake_event.on_held = on_held
 
     async def batch_infer(self, items: Sequence[Any]) -> Sequence[Any]:
         """One result an item, in order; RequestErrors (429) for items that were shed. Together they are one

@@ -6,26 +6,33 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aisle.errors import ProductError
-from aisle.prediction import Prediction, Role
+from aisle.prediction import Prediction, Role, Source
 from service.errors import RequestError, features_unavailable
 
 if TYPE_CHECKING:  # these import torch, which the process that only supervises workers does without
+    import numpy as np
+
     from aisle.classifier import Classifier, Embedded, Item, Stored
     from service.features import FeatureReader, Reading
 
 Outcome = Prediction | ProductError | RequestError
+
+FOR_NOTHING = 0.03  # of a batch's pictures, at most, are encoded though they are stored
+_WEIGHT = 0.02  # of one picture, in what is expected of the next
 
 logger = logging.getLogger("aisle.service")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a batch came to. `seconds` by stage: features, embed, decide; `started` by perf_counter.
+    """What a batch came to. `seconds` by stage: features, embed, decide, of which the first two may be at one
+    time; `started` by perf_counter.
     `embedded` is None where the batch failed and each item was tried alone."""
 
     classifier: Classifier
@@ -37,10 +44,11 @@ class Batch:
 
 
 class Engine:
-    """A classifier with the feature store beside it. Threads may answer batches at once: one's features are
-    read while another's are encoded. Encoding itself is one batch's at a time on a CPU, whose cores it takes
-    all; on a GPU one batch is prepared and fetched while the other is computed. `beside` is an engine that
-    takes turns with this one. `role` is what this engine answers as, and changes with its place."""
+    """A classifier with the feature store beside it. A batch's pictures are encoded while its features are
+    read, unless many of late were stored ones. Threads may answer batches at once. Encoding is one batch's at
+    a time on a CPU, whose cores it takes all; on a GPU one batch is prepared and fetched while the other is
+    computed. `beside` is an engine that takes turns with this one. `role` is what this engine answers as, and
+    changes with its place."""
 
     def __init__(
         self,
@@ -54,6 +62,8 @@ class Engine:
         self.features = features
         self.write_back = write_back
         self.role = Role.CHAMPION
+        self._stored_share = 1.0  # of the pictures lately given with an id; none is known, so all may be
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="reads-beside")
         on_cpu = classifier.device == "cpu"
         self._computing: AbstractContextManager[Any] = threading.Lock() if on_cpu else nullcontext()
         if beside is not None:
@@ -101,26 +111,47 @@ class Engine:
             role=Role.SHADOW,
         )
 
-    def close(self) -> None:
-        self.features.close()
-
     def _answer(self, items: Sequence[Item]) -> tuple[list[Outcome], dict[str, float], Embedded]:
-        began = time.perf_counter()
-        reading = self._read(items)
-        read = time.perf_counter()
+        images: dict[int, np.ndarray] = {}
+        early_s = 0.0
+        if self._encodes_beside(items):
+            pending = self._readers.submit(self._timed_read, items)
+            with self._computing:
+                turn = time.perf_counter()
+                images = self.classifier.encode_images(items)
+                early_s = time.perf_counter() - turn
+            reading, read_s = pending.result()
+        else:
+            reading, read_s = self._timed_read(items)
         with self._computing:
             turn = time.perf_counter()
-            embedded = self.classifier.embed(items, reading.stored if reading else None)
+            embedded = self.classifier.embed(items, reading.stored if reading else None, images)
             encoded = time.perf_counter()
             answers = self.classifier.decide(embedded, [item.top_k for item in items])
             explain = [item.explain for item in items]
             outcomes: list[Outcome] = list(self.classifier.explained(embedded, answers, explain))
         if reading is not None and not reading.available:
             outcomes = [_not_its_fault(*pair) for pair in zip(items, outcomes, strict=True)]
-        seconds = {"features": read - began, "embed": encoded - turn, "decide": time.perf_counter() - encoded}
-        if self.write_back and reading is not None and reading.available:
-            self.features.write_back(items, embedded, reading.stored)
+        decide_s = time.perf_counter() - encoded
+        if reading is not None and reading.available:
+            self._learn_share(items, embedded)
+            if self.write_back:
+                self.features.write_back(items, embedded, reading.stored)
+        seconds = {"features": read_s, "embed": early_s + encoded - turn, "decide": decide_s}
         return outcomes, seconds, embedded
+
+    def _encodes_beside(self, items: Sequence[Item]) -> bool:
+        """Whether to encode all pictures while it is read which of them are stored: those are encoded for
+        nothing, so only where that is expected of few."""
+        pictures = [item.product_id for item in items if item.pixels_HWC is not None]
+        with_id = sum(map(bool, pictures))
+        reads = any(item.product_id for item in items)
+        return reads and bool(pictures) and self._stored_share * with_id <= FOR_NOTHING * len(pictures)
+
+    def _learn_share(self, items: Sequence[Item], embedded: Embedded) -> None:
+        for item, source in zip(items, embedded.image_source, strict=True):
+            if item.product_id and item.pixels_HWC is not None:
+                self._stored_share += _WEIGHT * ((source is Source.STORED) - self._stored_share)
 
     def _answer_alone(self, item: Item) -> Outcome:
         try:
@@ -128,6 +159,11 @@ class Engine:
         except Exception as error:
             found, wanted = f"a failure of the model ({type(error).__name__})", "an answer"
             return RequestError(500, "model_failed", field="product", found=found, wanted=wanted)
+
+    def _timed_read(self, items: Sequence[Item]) -> tuple[Reading | None, float]:
+        began = time.perf_counter()
+        reading = self._read(items)
+        return reading, time.perf_counter() - began
 
     def _read(self, items: Sequence[Item]) -> Reading | None:
         ids = [item.product_id for item in items]

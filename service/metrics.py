@@ -19,7 +19,7 @@ PRODUCTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 # Of the model's time for a product: a head alone takes 0.03 ms.
 MODEL_SECONDS = (0.00002, 0.00005, 0.0001, 0.0002, *SECONDS)
-STAGES = ("parse", "prepare", "wait", "features", "embed", "decide")
+STAGES = ("parse", "prepare", "wait", "hold", "features", "embed", "decide")
 # Reasons that are the service's fault, or its feature store's.
 FAULTS = (
     "bodies_full",
@@ -134,7 +134,7 @@ class Metrics:
         self.stage_seconds = self._histogram(
             "aisle_stage_seconds",
             "Time in a stage: parse once a request, prepare and wait once a request or portion, "
-            "the others once a batch",
+            "the others once a batch; hold is part of wait",
             ["stage"],
             buckets=SECONDS,
         )

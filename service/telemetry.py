@@ -60,6 +60,10 @@ class Telemetry:
     def waited(self, seconds: float) -> None:
         self._stage("wait").observe(seconds)
 
+    def held(self, seconds: float) -> None:
+        """A batch has waited so long for pictures that were being read."""
+        self._stage("hold").observe(seconds)
+
     def queued(self, products: int) -> None:
         self._metrics.queue_products.set(products)
 

@@ -220,7 +220,8 @@ def test_a_batch_is_held_for_more_as_long_as_the_rule_says_so() -> None:
     async def work(dispatcher: Dispatcher, instance: Any) -> None:
         await dispatcher.lead_through_training(1)
         instance.sizes.clear()
-        dispatcher.hold_while(lambda waiting, held_s: len(list(waiting)) < 3 and held_s < LONG_S)
+        held: list[float] = []
+        dispatcher.hold_while(lambda waiting, _: len(list(waiting)) < 3, held.append)
         asked = []
         for number in range(3):
             assert not any(one.done() for one in asked)
@@ -229,6 +230,7 @@ def test_a_batch_is_held_for_more_as_long_as_the_rule_says_so() -> None:
         async with asyncio.timeout(5):
             assert await asyncio.gather(*asked) == [[0], [2], [4]]
         assert instance.sizes == [3]
+        assert [seconds >= 0.09 for seconds in held] == [True]
 
     in_worker(make_service(LONG_MS), work, look_s=LONG_S)
 
@@ -242,7 +244,7 @@ def test_a_batch_that_is_held_begins_when_the_rule_ends_though_nothing_comes() -
             told.append(held_s)
             return held_s < 0.1
 
-        dispatcher.hold_while(rule)
+        dispatcher.hold_while(rule, lambda held_s: None)
         async with asyncio.timeout(5):
             assert await dispatcher.batch_infer([1]) == [2]
         assert told[0] < 0.1

@@ -250,10 +250,10 @@ def test_champions_and_challengers_have_rows_of_their_own(ledger: Ledger) -> Non
 class Brittle(Classifier):
     """Fails on any batch with a poisonous text."""
 
-    def embed(self, items: Sequence[Item], stored: Sequence[Stored] | None = None) -> Embedded:
+    def embed(self, items: Sequence[Item], *known: Any) -> Embedded:
         if any(item.text == "poison" for item in items):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        return super().embed(items, stored)
+        return super().embed(items, *known)
 
 
 class Worker:

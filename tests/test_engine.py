@@ -1,16 +1,20 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 from tiny_service import MODEL, Pantry, tiny_classifier, vectors
 
-from aisle.classifier import Classifier, Embedded, Item, Stored
+from aisle.classifier import Classifier, Embedded, Item
 from aisle.image import ImageEncoder
 from aisle.prediction import Prediction, Source
 from aisle.text import TextEncoder
 from service.engine import Engine
 from service.errors import RequestError
+from service.features import Reading
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +25,10 @@ def classifier(tiny_text_encoder: TextEncoder, tiny_image_encoder: ImageEncoder)
 class Brittle(Classifier):
     """A classifier that fails on any batch with a poisonous text."""
 
-    def embed(self, items: Sequence[Item], stored: Sequence[Stored] | None = None) -> Embedded:
+    def embed(self, items: Sequence[Item], *known: Any) -> Embedded:
         if any(item.text == "poison" for item in items):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        return super().embed(items, stored)
+        return super().embed(items, *known)
 
 
 def test_a_batch_is_answered_in_order_with_its_times(classifier: Classifier) -> None:
@@ -78,3 +82,101 @@ def test_computed_vectors_are_written_back_where_that_is_wanted(
     pantry = Pantry()
     Engine(classifier, pantry, write_back=write_back).answer([Item(product_id="7", text="train")])
     assert len(pantry.written) == writes
+
+
+class Watched(Classifier):
+    """Tells when it encodes before anything is known, and counts those pictures."""
+
+    def __init__(self, like: Classifier) -> None:
+        super().__init__(like.bundle, like.text_encoder, like.image_encoder, version=MODEL)
+        self.encodes = threading.Event()
+        self.early = 0
+
+    def encode_images(self, items: Sequence[Item]) -> dict[int, np.ndarray]:
+        self.encodes.set()
+        images = super().encode_images(items)
+        self.early += len(images)
+        return images
+
+
+class Slow(Pantry):
+    """Answers once the pictures of the batch are being encoded."""
+
+    def __init__(self, encodes: threading.Event) -> None:
+        super().__init__()
+        self._encodes = encodes
+        self.met = False
+
+    def read(self, product_ids: Sequence[str | None], *, needed: bool = False) -> Reading:
+        self.met = self._encodes.wait(10)
+        return super().read(product_ids, needed=needed)
+
+
+def picture(product_id: str | None, digest: str = "new") -> Item:
+    pixels = np.full((32, 32, 3), 90, dtype=np.uint8)
+    return Item(product_id=product_id, pixels_HWC=pixels, image_hash=digest)
+
+
+def test_pictures_are_encoded_while_features_are_read(classifier: Classifier) -> None:
+    watched = Watched(classifier)
+    pantry = Slow(watched.encodes)
+    items = [picture(None), Item(product_id="7", text="train"), picture(None)]
+    outcomes = Engine(watched, pantry, write_back=False).answer(items).outcomes
+    assert pantry.met
+    assert watched.early == 2
+    assert outcomes == Engine(classifier, Pantry(), write_back=False).answer(items).outcomes
+
+
+def test_what_is_stored_counts_though_the_picture_was_encoded(classifier: Classifier) -> None:
+    watched = Watched(classifier)
+    stored = vectors(classifier)
+    engine = Engine(watched, Pantry({"7": stored}), write_back=False)
+    learn(engine, 1_000, lambda: "new")
+    before = watched.early
+    batch = engine.answer([picture("7", str(stored.image_hash)), picture("8")])
+    assert watched.early == before + 2
+    assert batch.embedded is not None
+    assert list(batch.embedded.image_source) == [Source.STORED, Source.COMPUTED]
+    assert batch.embedded.image_BE[0] == pytest.approx(stored.image_vector_E)
+
+
+def test_pictures_that_may_be_stored_wait_for_the_read_at_first(classifier: Classifier) -> None:
+    watched = Watched(classifier)
+    Engine(watched, Pantry(), write_back=False).answer([picture("7"), picture(None)])
+    assert watched.early == 0
+
+
+def test_a_failed_read_teaches_nothing(classifier: Classifier) -> None:
+    watched, pantry = Watched(classifier), Pantry()
+    pantry.available = False
+    learn(Engine(watched, pantry, write_back=False), 1_000, lambda: "new")
+    assert watched.early == 0
+
+
+@pytest.mark.parametrize("stored_share", [0.0, 0.01, 0.1, 0.5, 1.0])
+def test_few_pictures_are_encoded_for_nothing_however_many_are_stored(
+    classifier: Classifier, stored_share: float
+) -> None:
+    random = np.random.default_rng(5)
+    watched = Watched(classifier)
+    stored = vectors(classifier)
+    engine = Engine(watched, Pantry({"7": stored}), write_back=False)
+    of_stored = learn(
+        engine, 6_000, lambda: str(stored.image_hash) if random.random() < stored_share else "new"
+    )
+    for_nothing = of_stored / 6_000
+    assert for_nothing <= 0.03
+    assert (watched.early > 4_500) == (stored_share <= 0.01)
+
+
+def learn(engine: Engine, pictures: int, digest: Callable[[], str]) -> int:
+    """Ask for so many, ten in a batch; how many were encoded early though they are stored."""
+    watched, for_nothing = engine.classifier, 0
+    assert isinstance(watched, Watched)
+    for _ in range(0, pictures, 10):
+        items, before = [picture("7", digest()) for _ in range(10)], watched.early
+        batch = engine.answer(items)
+        assert batch.embedded is not None
+        if watched.early > before:
+            for_nothing += list(batch.embedded.image_source).count(Source.STORED)
+    return for_nothing

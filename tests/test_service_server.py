@@ -27,6 +27,7 @@ from aisle.classifier import Classifier
 from aisle.image import ImageEncoder
 from aisle.product import Product
 from aisle.text import TextEncoder
+from service.bentoml_bridge import HOLD_LOOK_S
 from service.wire import ClassifyOut, RefusedOut
 
 IMAGE = base64.b64encode(jpeg("blue")).decode()
@@ -34,7 +35,9 @@ IMAGE = base64.b64encode(jpeg("blue")).decode()
 
 @pytest.fixture(scope="module")
 def server(tiny_home: Path) -> Iterator[LiveServer]:
-    server = LiveServer(tiny_home, workers=2, AISLE_MAX_BATCH="8")
+    # As many threads that read as cores, whatever machine this is: so batches of pictures wait for more.
+    cores = str(len(os.sched_getaffinity(0)))
+    server = LiveServer(tiny_home, workers=2, AISLE_MAX_BATCH="8", AISLE_DECODE_THREADS=cores)
     yield server
     server.stop()
 
@@ -171,6 +174,23 @@ def test_counts_are_the_sum_of_both_workers(server: LiveServer) -> None:
     batches = after['aisle_stage_seconds_count{stage="embed"}']
     assert after["aisle_batch_products_count"] == batches
     assert after["aisle_queue_products"] == 0
+
+
+def test_batches_wait_for_pictures_that_are_being_read_and_for_nothing_else(server: LiveServer) -> None:
+    def held_s(product: dict[str, str]) -> float:
+        """For how long batches were held in all; each is counted, however short."""
+        before = server.metrics()
+        with ThreadPoolExecutor(32) as pool:
+            assert {one.status_code for one in pool.map(server.classify, [[product]] * 192)} == {200}
+        after = server.metrics()
+        new = {name: after[name] - before[name] for name in after if name.startswith("aisle_stage_seconds")}
+        batches = new['aisle_stage_seconds_count{stage="embed"}']
+        assert new['aisle_stage_seconds_count{stage="hold"}'] == batches > 0
+        return new['aisle_stage_seconds_sum{stage="hold"}']
+
+    photos_s = held_s({"image": base64.b64encode(jpeg("blue", 1000)).decode()})
+    assert photos_s > HOLD_LOOK_S
+    assert held_s({"title": "blue notebook"}) < photos_s
 
 
 def test_the_served_model_is_one_series(server: LiveServer) -> None:
