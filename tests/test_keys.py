@@ -118,9 +118,9 @@ def test_a_name_that_could_forge_a_line_is_refused(file: Path, name: str) -> Non
         KeyBook(file).add(name, CLASSIFY)
 
 
-@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
-def test_a_rate_is_more_than_nothing(file: Path, rate: float) -> None:
-    with pytest.raises(KeysError, match="wanted more than 0 a second"):
+@pytest.mark.parametrize("rate", [0, -1, 1e-18, float("nan"), float("inf"), 1e9])
+def test_a_rate_is_one_that_a_client_can_live_with(file: Path, rate: float) -> None:
+    with pytest.raises(KeysError, match=r"wanted 0\.001 to 999,999,999 products a second"):
         KeyBook(file).add("shop", CLASSIFY, rate=rate)
 
 
