@@ -285,7 +285,7 @@ class Aisle:
             reading_threads=SETTINGS.workers * SETTINGS.decode_threads,
             cores=len(os.sched_getaffinity(0)),
         ):
-            self.dispatch.hold_while(self.desk.gathering.goes_on, telemetry().held)
+            self.dispatch.hold_while(self.desk.gathering.goes_on, telemetry().batch_held)
         self.labels = LabelBook(ledger, lambda: self.models.champion.classifier.taxonomy)
         self.reader = LedgerReader(ledger)
 

@@ -204,8 +204,8 @@ class Dispatcher:
         self, rule: Callable[[Iterator[Any], float], bool], on_held: Callable[[float], None]
     ) -> None:
         """Let a batch that may begin wait for more, for as long as `rule` says so of the items that wait and
-        of the seconds for which they have been held; `on_held` hears these once a batch. Both are called on
-        the event loop, and must not raise."""
+        of the seconds for which they have been held; `on_held` hears these when it may begin. Both are called
+        on the event loop, and must not raise."""
         self._cork._wake_event.holds = lambda held_s: rule(self.waiting(), held_s)
         self._cork._wake_event.on_held = on_held
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # these import torch, which the process that only supervises 
 
 Outcome = Prediction | ProductError | RequestError
 
-FOR_NOTHING = 0.03  # of a batch's pictures, at most, are encoded though they are stored
-_WEIGHT = 0.02  # of one picture, in what is expected of the next
+FOR_NOTHING = 0.03  # of the pictures encoded before it is known what is stored: the most expected to be so
+_WEIGHT = 0.02  # of one picture in that: a new model's first 170 or so with an id are read first
 
 logger = logging.getLogger("aisle.service")
 
@@ -63,7 +63,7 @@ class Engine:
         self.write_back = write_back
         self.role = Role.CHAMPION
         self._stored_share = 1.0  # of the pictures lately given with an id; none is known, so all may be
-        self._readers = ThreadPoolExecutor(1, thread_name_prefix="reads-beside")
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="read-beside")
         on_cpu = classifier.device == "cpu"
         self._computing: AbstractContextManager[Any] = threading.Lock() if on_cpu else nullcontext()
         if beside is not None:
@@ -75,7 +75,7 @@ class Engine:
         started = time.perf_counter()
         embedded: Embedded | None = None
         try:
-            outcomes, seconds, embedded = self._answer(items)
+            outcomes, seconds, embedded = self._answer(items, beside=self._encodes_beside(items))
         except Exception:
             logger.exception("a batch of %d products failed; each is tried alone", len(items))
             outcomes, seconds = [self._answer_alone(item) for item in items], {}
@@ -111,18 +111,21 @@ class Engine:
             role=Role.SHADOW,
         )
 
-    def _answer(self, items: Sequence[Item]) -> tuple[list[Outcome], dict[str, float], Embedded]:
+    def _answer(
+        self, items: Sequence[Item], *, beside: bool
+    ) -> tuple[list[Outcome], dict[str, float], Embedded]:
         images: dict[int, np.ndarray] = {}
         early_s = 0.0
-        if self._encodes_beside(items):
-            pending = self._readers.submit(self._timed_read, items)
+        began = time.perf_counter()
+        if beside:
+            pending = self._beside.submit(self._timed_read, items, began)
             with self._computing:
                 turn = time.perf_counter()
                 images = self.classifier.encode_images(items)
                 early_s = time.perf_counter() - turn
             reading, read_s = pending.result()
         else:
-            reading, read_s = self._timed_read(items)
+            reading, read_s = self._timed_read(items, began)
         with self._computing:
             turn = time.perf_counter()
             embedded = self.classifier.embed(items, reading.stored if reading else None, images)
@@ -155,13 +158,13 @@ class Engine:
 
     def _answer_alone(self, item: Item) -> Outcome:
         try:
-            return self._answer([item])[0][0]
+            # A picture that is stored is answered though it cannot be encoded.
+            return self._answer([item], beside=False)[0][0]
         except Exception as error:
             found, wanted = f"a failure of the model ({type(error).__name__})", "an answer"
             return RequestError(500, "model_failed", field="product", found=found, wanted=wanted)
 
-    def _timed_read(self, items: Sequence[Item]) -> tuple[Reading | None, float]:
-        began = time.perf_counter()
+    def _timed_read(self, items: Sequence[Item], began: float) -> tuple[Reading | None, float]:
         reading = self._read(items)
         return reading, time.perf_counter() - began
 

@@ -60,7 +60,7 @@ class Telemetry:
     def waited(self, seconds: float) -> None:
         self._stage("wait").observe(seconds)
 
-    def held(self, seconds: float) -> None:
+    def batch_held(self, seconds: float) -> None:
         """A batch has waited so long for pictures that were being read."""
         self._stage("hold").observe(seconds)
 

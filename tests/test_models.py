@@ -203,11 +203,14 @@ def test_a_batch_across_a_swap_is_answered_by_each_jobs_own_model(classifier: Cl
     ]
 
 
-def test_a_model_that_cannot_answer_is_not_warm(classifier: Classifier) -> None:
+def test_a_model_that_cannot_answer_is_not_warm(
+    classifier: Classifier, caplog: pytest.LogCaptureFixture
+) -> None:
     class Broken(Classifier):
-        def embed(self, items, stored=None):  # type: ignore[no-untyped-def]
+        def embed(self, items, *known):  # type: ignore[no-untyped-def]
             raise RuntimeError("no kernel image is available")
 
     broken = Broken(classifier.bundle, classifier.text_encoder, classifier.image_encoder, version="x")
     with pytest.raises(AisleError, match="x: cannot answer a warm-up batch of 1 products"):
         warm_engine(Engine(broken, Pantry(), write_back=False), Item(text="warm"))
+    assert "no kernel image is available" in caplog.text

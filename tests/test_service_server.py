@@ -36,8 +36,8 @@ IMAGE = base64.b64encode(jpeg("blue")).decode()
 
 @pytest.fixture(scope="module")
 def server(tiny_home: Path) -> Iterator[LiveServer]:
-    # As many threads that read as cores, whatever machine this is: so batches of pictures wait for more.
-    cores = str(len(os.sched_getaffinity(0)))
+    # No fewer threads that read than cores, whatever machine this is: so batches of pictures wait for more.
+    cores = str(min(64, len(os.sched_getaffinity(0))))
     server = LiveServer(tiny_home, workers=2, AISLE_MAX_BATCH="8", AISLE_DECODE_THREADS=cores)
     yield server
     server.stop()
@@ -193,7 +193,7 @@ def test_batches_wait_for_pictures_that_are_being_read_and_for_nothing_else(serv
 
     photos_s = held_s({"image": base64.b64encode(jpeg("blue", 1000)).decode()})
     assert photos_s > HOLD_LOOK_S
-    assert held_s({"title": "blue notebook"}) < photos_s
+    assert held_s({"title": "blue notebook"}) < photos_s / 5
 
 
 def test_the_served_model_is_one_series(server: LiveServer) -> None:
