@@ -32,6 +32,11 @@ CLASSIFIER = "aisle-classifier"
 TEXT_ENCODER = "aisle-text-encoder"
 IMAGE_ENCODER = "aisle-image-encoder"
 LATEST = f"{CLASSIFIER}:latest"
+MADE_BY = {
+    CLASSIFIER: "python -m training run CATALOG",
+    TEXT_ENCODER: "python -m training text-encoder",
+    IMAGE_ENCODER: "python -m training image-encoder CATALOG",
+}
 _RETRIES = 5
 _RETRY_PAUSE_S = 0.2
 
@@ -138,7 +143,8 @@ def resolve(tag: str) -> str:
         return tag
     found = versions(name)
     if not found:
-        raise _AbsentError(f"{tag}: the model store holds no {name}; train one: python -m training fit")
+        made_by = MADE_BY.get(name, MADE_BY[CLASSIFIER])
+        raise _AbsentError(f"{tag}: the model store holds no {name}; make one: {made_by}")
     return f"{name}:{found[-1]}"
 
 

@@ -12,9 +12,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from aisle.errors import LedgerError
 from monitoring.settings import Settings, describe
 
 if TYPE_CHECKING:
+    from aisle.ledger import Ledger
     from monitoring.watch import Watch
 
 TOO_FEW = 3  # exit code
@@ -38,7 +40,6 @@ def watch(
 ) -> None:
     """Judge every window of predictions, and serve what is seen to Prometheus, until SIGTERM or Ctrl-C."""
     from aisle import store  # imports BentoML and torch, which a report does without
-    from aisle.ledger import Ledger
     from monitoring.exporter import Exporter
     from monitoring.reports import Reports
     from monitoring.watch import Watch
@@ -46,7 +47,7 @@ def watch(
     settings = Settings.from_environment()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     watching = Watch(
-        Ledger.open(settings.ledger_url),
+        _reach_ledger(settings.ledger_url),
         settings=settings,
         newest=lambda: store.resolve(store.LATEST),
         load=store.load_bundle,
@@ -105,12 +106,11 @@ def retrain(
         )
         raise typer.Exit(0 if alive else 1)
     from aisle import store
-    from aisle.ledger import Ledger
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     retrainer = Retrainer(
-        Ledger.open(settings.ledger_url),
+        _reach_ledger(settings.ledger_url),
         settings=settings,
         catalog=catalog or settings.catalog,
         train=training_command(),
@@ -126,6 +126,20 @@ def retrain(
         typer.echo("stopped", err=True)
     finally:
         retrainer.ledger.close()
+
+
+def _reach_ledger(url: str) -> Ledger:
+    """The ledger, with its tables where the database can be reached: monitor and retrainer may start before
+    the service."""
+    from aisle.ledger import Ledger
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its plugins
+    ledger = Ledger.open(url)
+    try:
+        ledger.create_tables()
+    except LedgerError as error:
+        logging.getLogger("aisle.monitoring").warning("begins without the ledger: %s", error)
+    return ledger
 
 
 def _serve(watching: Watch, settings: Settings) -> None:

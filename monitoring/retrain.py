@@ -33,7 +33,8 @@ STARTED, FINISHED, REFUSED = "retrain.started", "retrain.finished", "retrain.ref
 ALARMS = ("drift.alarm", "quality.alarm")
 POLL_S = 2.0
 ALIVE_S = 60.0
-LOCK = "retrain.lock"
+LOCK = "retrain.lock"  # who is at work holds it, and touches it at each look
+LIVES = "retrainer.lock"  # whoever lives shares it
 ROOT = Path(__file__).parent.parent
 _TAIL_LINES = 5  # of a failed training's log, in the ledger
 
@@ -61,16 +62,20 @@ class TrainingFailedError(AisleError):
 
 
 def is_alive(home: Path) -> bool:
-    """Whether a retrainer of this shop is at work, or has looked at the ledger within ALIVE_S."""
-    lock = home / LOCK
-    if not lock.is_file():
+    """Whether a retrainer of this shop lives, and is at work or has looked at the ledger within ALIVE_S."""
+    lives, works = home / LIVES, home / LOCK
+    if not (lives.is_file() and works.is_file() and _is_held(lives, fcntl.LOCK_EX)):
         return False
-    with lock.open("rb") as held:
+    return _is_held(works, fcntl.LOCK_SH) or time.time() - works.stat().st_mtime < ALIVE_S
+
+
+def _is_held(path: Path, kind: int) -> bool:
+    with path.open("rb") as file:
         try:
-            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        return time.time() - lock.stat().st_mtime < ALIVE_S
+        return False
 
 
 def _locked(lock: IO[str]) -> bool:
@@ -114,23 +119,14 @@ class Retrainer:
 
     def run(self) -> None:
         """Follow the ledger until interrupted."""
-        while True:
-            try:
-                with self._alone():
-                    due = self.due()
-                    if isinstance(due, Due):
-                        self.round(due)
-                    elif due is not None:
-                        self._tell(f"{due.reason} waits: {due.why}")
-            except LedgerError as error:
-                self._tell(f"the ledger is away: {error}")
-            except AisleError as error:
-                self._tell(str(error))
-            time.sleep(POLL_S)
+        with self._living():
+            while True:
+                self._look()
+                time.sleep(POLL_S)
 
     def once(self, by_hand: str = "") -> str:
         """At most one round; what came of it, for people. Raises AisleError where it failed."""
-        with self._alone():
+        with self._living(), self._alone():
             due: Due | Waiting | None = self.due()
             if by_hand:
                 due = Due(reason=f"by hand: {by_hand}", until=self.ledger.newest_label())
@@ -294,10 +290,29 @@ class Retrainer:
             },
         )
 
+    def _look(self) -> None:
+        try:
+            with self._alone():
+                due = self.due()
+                if isinstance(due, Due):
+                    self.round(due)
+                elif due is not None:
+                    self._tell(f"{due.reason} waits: {due.why}")
+        except LedgerError as error:
+            self._tell(f"the ledger is away: {error}")
+        except AisleError as error:
+            self._tell(str(error))
+
+    @contextmanager
+    def _living(self) -> Iterator[None]:
+        self.settings.home.mkdir(parents=True, exist_ok=True)
+        with (self.settings.home / LIVES).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Raises AisleError where another retrainer of this shop is at work."""
-        self.settings.home.mkdir(parents=True, exist_ok=True)
         with (self.settings.home / LOCK).open("w") as lock:
             if not _locked(lock):
                 raise AisleError("retraining: another retrainer of this shop is at work")

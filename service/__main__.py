@@ -198,7 +198,9 @@ def check_whole(tags: Sequence[str]) -> None:
 
 
 def _nothing_held() -> str:
-    return f"a model in {Places.from_environment().bentoml_home}: python -m training fit"
+    from aisle.store import CLASSIFIER, MADE_BY
+
+    return f"a model in {Places.from_environment().bentoml_home}: {MADE_BY[CLASSIFIER]}"
 
 
 def open_ledger(settings: Settings) -> Ledger:

@@ -37,7 +37,7 @@ def read_query(query: QueryParams, parameters: Mapping[str, Parameter]) -> dict[
     values: dict[str, Any] = {}
     for name, given in query.multi_items():
         if name not in parameters:
-            wanted = f"of {', '.join(parameters)}"
+            wanted = f"one of {', '.join(parameters)}"
             raise _wrong("query", f"a parameter {_quoted(name)}", wanted)
         parameter = parameters[name]
         if parameter.into in values:

@@ -93,7 +93,7 @@ def test_the_doubtful_ones_that_nobody_has_labelled_are_found(service: TinyServi
 @pytest.mark.parametrize(
     ("query", "found"),
     [
-        ({"colour": "red"}, "query: found a parameter 'colour', wanted of product_id, model,"),
+        ({"colour": "red"}, "query: found a parameter 'colour', wanted one of product_id, model,"),
         ({"limit": "0"}, "limit: found '0', wanted a whole number from 1 to 1,000"),
         ({"limit": "many"}, "limit: found 'many', wanted a whole number"),
         ({"accepted": "yes"}, "accepted: found 'yes', wanted true or false"),

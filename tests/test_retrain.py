@@ -6,6 +6,7 @@ the real one.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -354,11 +355,19 @@ def test_a_round_that_is_stopped_ends_its_training_and_is_written_down(shop: Sho
 
 def test_nobody_is_alive_where_nobody_looked(tmp_path: Path) -> None:
     assert not is_alive(tmp_path)
-    old = tmp_path / "retrain.lock"
-    old.touch()
-    assert is_alive(tmp_path)
-    os.utime(old, (time.time() - 100, time.time() - 100))
-    assert not is_alive(tmp_path)
+    looked, lives = tmp_path / "retrain.lock", tmp_path / "retrainer.lock"
+    looked.touch()
+    with lives.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert is_alive(tmp_path)
+        os.utime(looked, (time.time() - 100, time.time() - 100))
+        assert not is_alive(tmp_path)
+
+
+def test_who_has_ended_is_not_alive(shop: Shop) -> None:
+    shop.retrainer().once()
+    assert time.time() - (shop.home / "retrain.lock").stat().st_mtime < 60
+    assert not is_alive(shop.home)
 
 
 def test_the_real_command_trains_and_judges(own_tiny_home: Path) -> None:

@@ -135,7 +135,8 @@ def test_an_absent_tag_is_told_at_once_and_once(models: Path, tmp_path: Path) ->
 
 
 def test_an_empty_store_says_what_to_do(models: Path) -> None:
-    with pytest.raises(BundleError, match="holds no aisle-classifier; train one: python -m training fit"):
+    wanted = "holds no aisle-classifier; make one: python -m training run CATALOG"
+    with pytest.raises(BundleError, match=wanted):
         store.load_bundle()
 
 

@@ -172,10 +172,8 @@ def _claim(out: Path, identity: str) -> None:
     if path.is_file() and path.read_text() == identity:
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CatalogError(
-            f"{out}: found other files, or scores of another model or of other vectors, wanted an empty or "
-            "new folder; delete it, or name another"
-        )
+        found = "scores of another model or of other vectors" if path.is_file() else "other files"
+        raise CatalogError(f"{out}: found {found}, wanted an empty or new folder; name another")
     out.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"_{path.name}.part")
     part.write_text(identity)
