@@ -143,8 +143,8 @@ def resolve(tag: str) -> str:
         return tag
     found = versions(name)
     if not found:
-        made_by = MADE_BY.get(name, MADE_BY[CLASSIFIER])
-        raise _AbsentError(f"{tag}: the model store holds no {name}; make one: {made_by}")
+        hint = f"; make one: {MADE_BY[name]}" if name in MADE_BY else ""
+        raise _AbsentError(f"{tag}: the model store holds no {name}{hint}")
     return f"{name}:{found[-1]}"
 
 

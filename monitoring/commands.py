@@ -12,11 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from aisle.errors import LedgerError
 from monitoring.settings import Settings, describe
 
 if TYPE_CHECKING:
-    from aisle.ledger import Ledger
     from monitoring.watch import Watch
 
 TOO_FEW = 3  # exit code
@@ -40,14 +38,15 @@ def watch(
 ) -> None:
     """Judge every window of predictions, and serve what is seen to Prometheus, until SIGTERM or Ctrl-C."""
     from aisle import store  # imports BentoML and torch, which a report does without
+    from aisle.ledger import Ledger
     from monitoring.exporter import Exporter
     from monitoring.reports import Reports
     from monitoring.watch import Watch
 
     settings = Settings.from_environment()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    _log()
     watching = Watch(
-        _reach_ledger(settings.ledger_url),
+        Ledger.open(settings.ledger_url),
         settings=settings,
         newest=lambda: store.resolve(store.LATEST),
         load=store.load_bundle,
@@ -106,11 +105,12 @@ def retrain(
         )
         raise typer.Exit(0 if alive else 1)
     from aisle import store
+    from aisle.ledger import Ledger
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    _log()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     retrainer = Retrainer(
-        _reach_ledger(settings.ledger_url),
+        Ledger.open(settings.ledger_url),
         settings=settings,
         catalog=catalog or settings.catalog,
         train=training_command(),
@@ -128,18 +128,9 @@ def retrain(
         retrainer.ledger.close()
 
 
-def _reach_ledger(url: str) -> Ledger:
-    """The ledger, with its tables where the database can be reached: monitor and retrainer may start before
-    the service."""
-    from aisle.ledger import Ledger
-
+def _log() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its plugins
-    ledger = Ledger.open(url)
-    try:
-        ledger.create_tables()
-    except LedgerError as error:
-        logging.getLogger("aisle.monitoring").warning("begins without the ledger: %s", error)
-    return ledger
 
 
 def _serve(watching: Watch, settings: Settings) -> None:

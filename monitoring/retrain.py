@@ -70,7 +70,7 @@ def is_alive(home: Path) -> bool:
 
 
 def _is_held(path: Path, kind: int) -> bool:
-    with path.open("rb") as file:
+    with path.open("r+b") as file:
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -116,6 +116,7 @@ class Retrainer:
         self.newest = newest
         self.load = load
         self._told = ""
+        self._has_tables = False
 
     def run(self) -> None:
         """Follow the ledger until interrupted."""
@@ -142,6 +143,9 @@ class Retrainer:
 
     def due(self) -> Due | Waiting | None:
         """Whether a round is due now. Rounds that were killed are written down as abandoned first."""
+        if not self._has_tables:  # the service may not have begun
+            self.ledger.create_tables()
+            self._has_tables = True
         self._abandon_killed()
         last = self._last_round()
         reason = self._reason(last)
@@ -306,13 +310,14 @@ class Retrainer:
     @contextmanager
     def _living(self) -> Iterator[None]:
         self.settings.home.mkdir(parents=True, exist_ok=True)
-        with (self.settings.home / LIVES).open("w") as file:
+        with (self.settings.home / LIVES).open("a+") as file:  # a lock on NFS asks for both modes
             fcntl.flock(file, fcntl.LOCK_SH)
             yield
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Raises AisleError where another retrainer of this shop is at work."""
+        self.settings.home.mkdir(parents=True, exist_ok=True)
         with (self.settings.home / LOCK).open("w") as lock:
             if not _locked(lock):
                 raise AisleError("retraining: another retrainer of this shop is at work")

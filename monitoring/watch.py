@@ -70,6 +70,7 @@ class Watch:
         self.exporter = exporter
         self.reports = reports
         self._watched: Watched | None = None
+        self._has_tables = False
         self._after: int | None = None  # the last prediction that is in a window
         self._said: tuple[str, bool] | None = None  # the state that is in the ledger
         self._say_again_at = 0.0
@@ -120,6 +121,9 @@ class Watch:
 
     def _follow(self) -> Watched:
         """The champion. One that cannot be read leaves the one before it watched: it may be served still."""
+        if not self._has_tables:  # the service may not have begun
+            self.ledger.create_tables()
+            self._has_tables = True
         deployed = self.ledger.champion()
         model = deployed.model if deployed else self.newest()
         if self._watched is not None and self._watched.model == model:

@@ -63,7 +63,7 @@ class Engine:
         self.write_back = write_back
         self.role = Role.CHAMPION
         self._stored_share = 1.0  # of the pictures lately given with an id; none is known, so all may be
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="read-beside")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="early-read")
         on_cpu = classifier.device == "cpu"
         self._computing: AbstractContextManager[Any] = threading.Lock() if on_cpu else nullcontext()
         if beside is not None:
@@ -75,7 +75,7 @@ class Engine:
         started = time.perf_counter()
         embedded: Embedded | None = None
         try:
-            outcomes, seconds, embedded = self._answer(items, beside=self._encodes_beside(items))
+            outcomes, seconds, embedded = self._answer(items, early=self._encodes_early(items))
         except Exception:
             logger.exception("a batch of %d products failed; each is tried alone", len(items))
             outcomes, seconds = [self._answer_alone(item) for item in items], {}
@@ -112,13 +112,13 @@ class Engine:
         )
 
     def _answer(
-        self, items: Sequence[Item], *, beside: bool
+        self, items: Sequence[Item], *, early: bool
     ) -> tuple[list[Outcome], dict[str, float], Embedded]:
         images: dict[int, np.ndarray] = {}
         early_s = 0.0
         began = time.perf_counter()
-        if beside:
-            pending = self._beside.submit(self._timed_read, items, began)
+        if early:
+            pending = self._reader.submit(self._timed_read, items, began)
             with self._computing:
                 turn = time.perf_counter()
                 images = self.classifier.encode_images(items)
@@ -143,7 +143,7 @@ class Engine:
         seconds = {"features": read_s, "embed": early_s + encoded - turn, "decide": decide_s}
         return outcomes, seconds, embedded
 
-    def _encodes_beside(self, items: Sequence[Item]) -> bool:
+    def _encodes_early(self, items: Sequence[Item]) -> bool:
         """Whether to encode all pictures while it is read which of them are stored: those are encoded for
         nothing, so only where that is expected of few."""
         pictures = [item.product_id for item in items if item.pixels_HWC is not None]
@@ -159,7 +159,7 @@ class Engine:
     def _answer_alone(self, item: Item) -> Outcome:
         try:
             # A picture that is stored is answered though it cannot be encoded.
-            return self._answer([item], beside=False)[0][0]
+            return self._answer([item], early=False)[0][0]
         except Exception as error:
             found, wanted = f"a failure of the model ({type(error).__name__})", "an answer"
             return RequestError(500, "model_failed", field="product", found=found, wanted=wanted)

@@ -25,6 +25,7 @@ from typing import Any
 from aisle.errors import KeysError
 
 LEAST_RATE, MOST_RATE = 0.001, 999_999_999.0  # products a second; with the least, one in a quarter of an hour
+_RATES = f"{LEAST_RATE:g} to {MOST_RATE:,.0f} products a second, or none for any"
 MAX_KEYS = 10_000  # of one file, revoked ones included; each has a number for its rate
 _SHAPE = re.compile(r"aisle_([0-9a-f]{12})_([0-9a-f]{64})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
@@ -64,11 +65,8 @@ class Key:
                 f"key: found the name {self.name[:64]!r} and {len(self.scopes)} scopes, wanted 1 to 64 "
                 "letters, digits or any of ._:@- and one scope or more"
             )
-        if self.rate is not None and not LEAST_RATE <= self.rate <= MOST_RATE:
-            raise KeysError(
-                f"key {self.name}: found a rate of {self.rate:g}, wanted {LEAST_RATE:g} to {MOST_RATE:,.0f} "
-                "products a second, or none for any"
-            )
+        if self.rate is not None and not 0 < self.rate <= MOST_RATE:
+            raise KeysError(f"key {self.name}: found a rate of {self.rate:g}, wanted {_RATES}")
         for at_s in (self.created_s, self.expires_s, self.revoked_s):
             if at_s is not None and not 0 <= at_s < _LAST_S:  # nor NaN, before which no clock stands
                 raise KeysError(f"key {self.name}: found the time {at_s:g}, wanted seconds since 1970")
@@ -107,6 +105,8 @@ class KeyBook:
         self, name: str, scopes: Sequence[Scope], *, rate: float | None = None, expires_s: float | None = None
     ) -> tuple[Key, str]:
         """A new key, and the text that is shown this once. Raises KeysError."""
+        if rate is not None and rate < LEAST_RATE:  # files may hold such, as long as this was not refused
+            raise KeysError(f"key {name}: found a rate of {rate:g}, wanted {_RATES}")
         secret = secrets.token_hex(32)
         with self._alone() as keys:
             if len(keys) >= MAX_KEYS:

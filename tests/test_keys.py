@@ -118,6 +118,12 @@ def test_a_name_that_could_forge_a_line_is_refused(file: Path, name: str) -> Non
         KeyBook(file).add(name, CLASSIFY)
 
 
+def test_a_file_of_before_may_hold_a_rate_that_is_refused_now(file: Path) -> None:
+    KeyBook(file).add("shop", CLASSIFY, rate=0.5)
+    file.write_text(file.read_text().replace("0.5", "1e-06"))
+    assert [key.rate for key in KeyBook(file).read()] == [1e-6]
+
+
 @pytest.mark.parametrize("rate", [0, -1, 1e-18, float("nan"), float("inf"), 1e9])
 def test_a_rate_is_one_that_a_client_can_live_with(file: Path, rate: float) -> None:
     with pytest.raises(KeysError, match=r"wanted 0\.001 to 999,999,999 products a second"):

@@ -72,7 +72,7 @@ def test_its_label_is_the_last_that_names_it_or_its_last_answer(service: TinySer
         ({}, 422, "product_id: found nothing, wanted a product's id"),
         ({"product_id": ""}, 422, "product_id: found '', wanted 1 to 256 characters"),
         ({"product_id": ["a", "b"]}, 422, "product_id: found it twice, wanted it once"),
-        ({"id": "hat"}, 422, "query: found a parameter 'id', wanted of product_id"),
+        ({"id": "hat"}, 422, "query: found a parameter 'id', wanted one of product_id"),
         ({"product_id": "x"}, 404, "product_id: found 'x', wanted a product that was answered, and not"),
     ],
 )

@@ -69,4 +69,6 @@ def test_a_catalogue_that_is_not_there_is_one_line_of_error(tmp_path: Path) -> N
 def test_a_tag_that_is_not_there_names_what_to_do(tiny_home: Path, tmp_path: Path) -> None:
     done = training(tmp_path, "evaluate", "aisle-classifier:latest", str(tiny_home / "catalogue"))
     assert done.returncode == 1
-    assert "the model store holds no aisle-classifier; train one" in done.stderr
+    assert (
+        "the model store holds no aisle-classifier; make one: python -m training run CATALOG" in done.stderr
+    )
