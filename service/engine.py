@@ -45,7 +45,8 @@ class Batch:
 
 class Engine:
     """A classifier with the feature store beside it. A batch's pictures are encoded while its features are
-    read, unless many of late were stored ones. Threads may answer batches at once. Encoding is one batch's at
+    read on a GPU, and with `early_images` on a CPU (whose cores the read then shares with the encoder),
+    unless many of late were stored ones. Threads may answer batches at once. Encoding is one batch's at
     a time on a CPU, whose cores it takes all; on a GPU one batch is prepared and fetched while the other is
     computed. `beside` is an engine that takes turns with this one. `role` is what this engine answers as, and
     changes with its place."""
@@ -56,6 +57,7 @@ class Engine:
         features: FeatureReader,
         *,
         write_back: bool,
+        early_images: bool = False,
         beside: Engine | None = None,
     ) -> None:
         self.classifier = classifier
@@ -65,6 +67,7 @@ class Engine:
         self._stored_share = 1.0  # of the pictures lately given with an id; none is known, so all may be
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="early-read")
         on_cpu = classifier.device == "cpu"
+        self._may_encode_early = early_images or not on_cpu
         self._computing: AbstractContextManager[Any] = threading.Lock() if on_cpu else nullcontext()
         if beside is not None:
             self._computing = beside._computing
@@ -146,6 +149,8 @@ class Engine:
     def _encodes_early(self, items: Sequence[Item]) -> bool:
         """Whether to encode all pictures while it is read which of them are stored: those are encoded for
         nothing, so only where that is expected of few."""
+        if not self._may_encode_early:
+            return False
         pictures = [item.product_id for item in items if item.pixels_HWC is not None]
         with_id = sum(map(bool, pictures))
         reads = any(item.product_id for item in items)

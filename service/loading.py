@@ -37,12 +37,20 @@ def load_engine(
     if beside is None:
         classifier = _load_alone(settings, tag)
         features = open_features(settings, classifier, on_error)
-        return Engine(classifier, features, write_back=settings.write_back)
+        return Engine(
+            classifier, features, write_back=settings.write_back, early_images=settings.early_images
+        )
     classifier = _load_beside(tag, beside.classifier)
     old, new = beside.classifier.bundle, classifier.bundle
     same_views = (new.text_encoder, new.image_encoder) == (old.text_encoder, old.image_encoder)
     features = beside.features if same_views else open_features(settings, classifier, on_error)
-    return Engine(classifier, features, write_back=settings.write_back, beside=beside)
+    return Engine(
+        classifier,
+        features,
+        write_back=settings.write_back,
+        early_images=settings.early_images,
+        beside=beside,
+    )
 
 
 def _load_alone(settings: Settings, tag: str) -> Classifier:

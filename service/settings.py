@@ -222,6 +222,14 @@ class Settings:
             "AISLE_WRITE_BACK", "1", yes_or_no(), "store the vectors that had to be computed for a product_id"
         )
     )
+    early_images: bool = field(
+        metadata=variable(
+            "AISLE_EARLY_IMAGES",
+            "0",
+            yes_or_no(),
+            "encode pictures while Redis is asked, on a CPU too: for one that answers 10 ms late or more",
+        )
+    )
     access_log: bool = field(metadata=variable("AISLE_ACCESS_LOG", "0", yes_or_no(), "log a line a request"))
 
     @classmethod

@@ -122,17 +122,23 @@ def test_pictures_are_encoded_while_features_are_read(classifier: Classifier) ->
     watched = Watched(classifier)
     pantry = Slow(watched.encodes)
     items = [picture(None, seed=1), Item(product_id="7", text="train"), picture(None, seed=2)]
-    batch = Engine(watched, pantry, write_back=False).answer(items)
+    batch = Engine(watched, pantry, write_back=False, early_images=True).answer(items)
     assert pantry.met
     assert watched.early == 2
     assert batch.outcomes == classifier.predict(items)
     assert_same_images(batch, classifier.embed(items))
 
 
+def test_a_cpu_that_was_not_told_to_reads_first(classifier: Classifier) -> None:
+    watched = Watched(classifier)
+    Engine(watched, Pantry(), write_back=False).answer([picture(None), Item(product_id="7", text="train")])
+    assert watched.early == 0
+
+
 def test_what_is_stored_counts_though_the_picture_was_encoded(classifier: Classifier) -> None:
     watched = Watched(classifier)
     stored = vectors(classifier)
-    engine = Engine(watched, Pantry({"7": stored}), write_back=False)
+    engine = Engine(watched, Pantry({"7": stored}), write_back=False, early_images=True)
     learn(engine, 300, lambda: "new")
     before = watched.early
     items = [picture("7", str(stored.image_hash), seed=1), picture("8", seed=2)]
@@ -146,7 +152,7 @@ def test_what_is_stored_counts_though_the_picture_was_encoded(classifier: Classi
 def test_a_stored_picture_that_cannot_be_encoded_is_answered(classifier: Classifier) -> None:
     watched = Watched(classifier)
     stored = vectors(classifier)
-    engine = Engine(watched, Pantry({"7": stored}), write_back=False)
+    engine = Engine(watched, Pantry({"7": stored}), write_back=False, early_images=True)
     learn(engine, 300, lambda: "new")
     before = watched.early
     broken = replace(picture("7", str(stored.image_hash)), pixels_HWC=np.zeros((8, 8, 3), dtype=np.uint8))
@@ -160,14 +166,14 @@ def test_a_stored_picture_that_cannot_be_encoded_is_answered(classifier: Classif
 
 def test_pictures_that_may_be_stored_wait_for_the_read_at_first(classifier: Classifier) -> None:
     watched = Watched(classifier)
-    Engine(watched, Pantry(), write_back=False).answer([picture("7"), picture(None)])
+    Engine(watched, Pantry(), write_back=False, early_images=True).answer([picture("7"), picture(None)])
     assert watched.early == 0
 
 
 def test_a_failed_read_teaches_nothing(classifier: Classifier) -> None:
     watched, pantry = Watched(classifier), Pantry()
     pantry.available = False
-    learn(Engine(watched, pantry, write_back=False), 300, lambda: "new")
+    learn(Engine(watched, pantry, write_back=False, early_images=True), 300, lambda: "new")
     assert watched.early == 0
 
 
@@ -178,7 +184,7 @@ def test_few_pictures_are_encoded_for_nothing_however_many_are_stored(
     random = np.random.default_rng(5)
     watched = Watched(classifier)
     stored = vectors(classifier)
-    engine = Engine(watched, Pantry({"7": stored}), write_back=False)
+    engine = Engine(watched, Pantry({"7": stored}), write_back=False, early_images=True)
     pictures = 2_000
     for_nothing = learn(
         engine, pictures, lambda: str(stored.image_hash) if random.random() < stored_share else "new"
