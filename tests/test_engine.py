@@ -135,11 +135,16 @@ def test_a_cpu_that_was_not_told_to_reads_first(classifier: Classifier) -> None:
     assert watched.early == 0
 
 
-def test_what_is_stored_counts_though_the_picture_was_encoded(classifier: Classifier) -> None:
-    watched = Watched(classifier)
-    stored = vectors(classifier)
+def early(classifier: Classifier) -> tuple[Engine, Watched, Stored]:
+    """An engine that has met no stored picture of late, and what is stored of product 7."""
+    watched, stored = Watched(classifier), vectors(classifier)
     engine = Engine(watched, Pantry({"7": stored}), write_back=False, early_images=True)
     learn(engine, 300, lambda: "new")
+    return engine, watched, stored
+
+
+def test_what_is_stored_counts_though_the_picture_was_encoded(classifier: Classifier) -> None:
+    engine, watched, stored = early(classifier)
     before = watched.early
     items = [picture("7", str(stored.image_hash), seed=1), picture("8", seed=2)]
     batch = engine.answer(items)
@@ -150,10 +155,7 @@ def test_what_is_stored_counts_though_the_picture_was_encoded(classifier: Classi
 
 
 def test_a_stored_picture_that_cannot_be_encoded_is_answered(classifier: Classifier) -> None:
-    watched = Watched(classifier)
-    stored = vectors(classifier)
-    engine = Engine(watched, Pantry({"7": stored}), write_back=False, early_images=True)
-    learn(engine, 300, lambda: "new")
+    engine, watched, stored = early(classifier)
     before = watched.early
     broken = replace(picture("7", str(stored.image_hash)), pixels_HWC=np.zeros((8, 8, 3), dtype=np.uint8))
     good, bad, known = engine.answer([picture("8"), replace(broken, product_id="9"), broken]).outcomes

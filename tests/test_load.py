@@ -156,7 +156,7 @@ def test_refusals_are_told_apart_and_timed() -> None:
     figures, _ = run(every_other)
     assert figures.errors == {}
     assert abs(figures.refused - figures.answers) <= 1
-    assert 10 <= figures.refused_p99_ms < 1_000  # type: ignore[operator]  # of 10, on cores that others use
+    assert 10 <= figures.refused_p99_ms < 60  # type: ignore[operator]
 
 
 def test_a_get_has_no_body_and_a_deadline_is_told() -> None:
@@ -276,4 +276,4 @@ def test_as_a_process_it_prints_figures_with_the_cpu_of_the_server(tmp_path: Pat
     figures = asyncio.run(answer_it())
     assert figures["errors"] == {}
     assert figures["answers"] > 5
-    assert 15 <= figures["cpu_ms"] < 60  # of 20: an answer that was begun before is not all in it
+    assert 19 <= figures["cpu_ms"] < 60
