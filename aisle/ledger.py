@@ -163,7 +163,7 @@ class Ledger:
                 found = _revision(connection)
             if found == REVISION:
                 return
-            if found is not None and found > REVISION:
+            if found is not None and found.isdecimal() and found > REVISION:
                 logger.warning(
                     "ledger %s: found revision %s, newer than %s; going on", self.name, found, REVISION
                 )
@@ -173,7 +173,7 @@ class Ledger:
                     return
                 if self._engine.dialect.name == "postgresql":  # a long table is written anew, or indexed
                     connection.execute(text("SET LOCAL statement_timeout = 0"))
-                _migrate(connection)
+                self._migrate(connection)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -485,6 +485,21 @@ class Ledger:
         with self._guarded(), self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
+    def _migrate(self, connection: Connection) -> None:
+        from alembic import command  # 0.3 s, and needed once in a database's life
+        from alembic.config import Config
+        from alembic.util import CommandError
+
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise LedgerError(
+                f"ledger {self.name}: found revision {_revision(connection)!r}, which no Aisle has made, "
+                f"wanted one up to {REVISION}, or an empty database: are these another program's tables?"
+            ) from error
+
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         try:
@@ -572,15 +587,6 @@ def _revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-
-
-def _migrate(connection: Connection) -> None:
-    from alembic import command  # 0.3 s, and needed once in a database's life
-    from alembic.config import Config
-
-    config = Config(attributes={"connection": connection})
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    command.upgrade(config, "head")
 
 
 def _use_wal(connection: Any, _: Any) -> None:

@@ -144,7 +144,7 @@ def resolve(tag: str) -> str:
     found = versions(name)
     if not found:
         hint = f"; make one: {MADE_BY[name]}" if name in MADE_BY else ""
-        raise _AbsentError(f"{tag}: the model store holds no {name}{hint}")
+        raise _AbsentError(f"{tag}: the model store in {_folder(name).parent} holds no {name}{hint}")
     return f"{name}:{found[-1]}"
 
 

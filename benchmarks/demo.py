@@ -102,10 +102,10 @@ def main(
         target.write_text(json.dumps(figures, indent=1) + "\n")
         _show(products, truth, results)
         console.print(figures)
-        console.print(f"\nserved by {tag}")
-        for path in ("/v1/classify", "/v1/classify/upload", "/openapi.json", "/metrics", "/readyz"):
-            console.print(f"  {url}{path}")
         if not exit_:
+            console.print(f"\nserved by {tag}")
+            for path in ("/v1/classify", "/v1/classify/upload", "/openapi.json", "/metrics", "/readyz"):
+                console.print(f"  {url}{path}")
             console.print("serving until Ctrl-C")
             with suppress(KeyboardInterrupt):
                 signal.pause()

@@ -61,11 +61,16 @@ class Traffic:
 
     url: str
     answers: list[Answer] = field(default_factory=list)
+    is_stopped: bool = False
 
     def send(self, catalog: Catalog, rows: Sequence[int]) -> list[Answer]:
         """CLIENTS at a time."""
         with ThreadPoolExecutor(CLIENTS) as pool, httpx.Client(base_url=self.url, timeout=60) as client:
-            return list(pool.map(lambda row: self.ask(client, catalog, row), rows))
+            try:
+                return list(pool.map(lambda row: self.ask(client, catalog, row), rows))
+            except KeyboardInterrupt:  # the service stops too, and what is under way fails
+                self.is_stopped = True
+                raise
 
     @contextmanager
     def going_on(self, catalog: Catalog, rows: Sequence[int]) -> Iterator[None]:
@@ -101,7 +106,8 @@ class Traffic:
                 model, [result] = body["model"], body["results"]
                 code, prediction_id = result["category"]["code"], result["prediction_id"]
         except httpx.HTTPError as error:
-            console.print(f"[red]a request failed:[/red] {error!r}")
+            if not self.is_stopped:
+                console.print(f"[red]a request failed:[/red] {error!r}")
         answer = Answer(
             at_s=time.time(),
             model=model,

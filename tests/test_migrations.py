@@ -17,6 +17,7 @@ from postgres import running_postgres
 from sqlalchemy import MetaData, event, inspect, text
 
 import aisle.migrations
+from aisle.errors import LedgerError
 from aisle.ledger import Ledger, ledger_url
 from aisle.ledger_tables import REVISION, metadata
 
@@ -107,6 +108,15 @@ def test_revisions_lead_back(empty: Ledger) -> None:
     empty.create_tables()
     to_revision(empty, "base")
     assert inspect(empty._engine).get_table_names() == ["alembic_version"]
+
+
+@pytest.mark.parametrize("found", ["0000", "1975ea83b712", "ae1027a6acf4"])
+def test_tables_of_another_program_are_refused_in_one_line(empty: Ledger, found: str) -> None:
+    empty.create_tables()
+    with empty._engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :found"), {"found": found})
+    with pytest.raises(LedgerError, match=f"found revision '{found}', which no Aisle has made"):
+        empty.create_tables()
 
 
 def test_tables_of_a_newer_aisle_are_used_as_they_are(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aisle.neighbours import Neighbours
 from training.catalog import read_catalog
+from training.settings import describe
 from training.splits import SplitSettings, assign_splits
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +70,12 @@ def test_a_catalogue_that_is_not_there_is_one_line_of_error(tmp_path: Path) -> N
 def test_a_tag_that_is_not_there_names_what_to_do(tiny_home: Path, tmp_path: Path) -> None:
     done = training(tmp_path, "evaluate", "aisle-classifier:latest", str(tiny_home / "catalogue"))
     assert done.returncode == 1
-    assert (
-        "the model store holds no aisle-classifier; make one: python -m training run CATALOG" in done.stderr
-    )
+    store = (tmp_path / "bentoml" / "models").resolve()
+    wanted = f"the model store in {store} holds no aisle-classifier; make one: python -m training run CATALOG"
+    assert wanted in done.stderr
+
+
+def test_every_setting_of_training_is_listed(tmp_path: Path) -> None:
+    done = training(tmp_path, "settings")
+    assert all(name in done.stdout for name, _, _ in describe())
+    assert "AISLE_TRACKING" in done.stdout

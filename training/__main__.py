@@ -32,7 +32,7 @@ def main() -> None:
     try:
         app(prog_name="python -m training")
     except AisleError as error:
-        console.print(f"[red]error:[/red] {error}", highlight=False)
+        console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

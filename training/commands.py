@@ -23,7 +23,7 @@ from training.image_encoder import BACKBONES, ImageTraining
 from training.judge import answers_of, catalog_of, evaluate_tag
 from training.labels import read_ledger_labels
 from training.report_command import app as pages
-from training.settings import Settings
+from training.settings import Settings, describe
 from training.shop import Shop, load_encoders
 from training.splits import split_report
 from training.text_encoder import MINILM
@@ -274,6 +274,15 @@ def run(
         tell_classifier(run, bundle, tag)
     _print_metrics(bundle.metrics)
     out.print(tag)
+
+
+@app.command()
+def settings() -> None:
+    """List the AISLE_* variables that training reads: name, default and meaning."""
+    table = Table("variable", "default", "meaning")
+    for row in describe():
+        table.add_row(*row)
+    out.print(table)
 
 
 def _print_metrics(metrics: Mapping[str, Any]) -> None:
