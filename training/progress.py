@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -21,7 +22,7 @@ from rich.text import Text
 
 TOLD_EVERY_S = 30.0  # in a log
 
-console = Console(stderr=True)
+console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
 
 
 class _RateColumn(ProgressColumn):
