@@ -19,13 +19,17 @@ MAX_IMAGE_PIXELS = 25_000_000
 # Honest files stay far below these; each bounds a loop over parts that may be 1 byte long.
 _MAX_PARTS = 65_536
 _MAX_JPEG_SEGMENTS = 4_096
-# A progressive JPEG costs a pass over all pixels a scan; encoders write about 10.
+# Each scan of a JPEG may cost a pass over all pixels, 2.5 ms of 25 million; encoders write about 10.
 _MAX_JPEG_SCANS = 64
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
 _JPEG_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# Where libjpeg goes on after a segment: it passes over stuffed bytes, restarts and whatever is no marker.
+_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
+_JPEG_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+# They have no length, which would be read of them here and not by libjpeg.
+_JPEG_BARE = frozenset(range(0xC0)) | frozenset(range(0xD0, 0xDA))
 _JPEG_FILL = re.compile(rb"\xff+")
 _ORIENTATION_TAG = 0x0112
 
@@ -128,14 +132,16 @@ def broken(image_format: str, why: str) -> ProductError:
 
 def _jpeg(data: bytes) -> Header:
     """Keep tables, frame, scans and Adobe's colour transform; drop every other APPn and comments."""
-    kept, at, size, orientation, progressive = [data[:2]], 2, (0, 0), 1, False
+    kept, at, size, orientation = [data[:2]], 2, (0, 0), 1
+    components, progressive = 0, False
     for _ in range(_MAX_JPEG_SEGMENTS):
         if data[at] != 0xFF:
             raise BrokenError(f"byte {at:,} is no marker")
         at = _JPEG_FILL.match(data, at).end() - 1  # type: ignore[union-attr]  # there is one 0xFF or more
         marker = data[at + 1]
         if marker == 0xDA:
-            if progressive:
+            # A scan that has all components is the only one, and libjpeg reads no other.
+            if progressive or data[at + 4] < components:
                 _check_scans(data, at)
             return Header(
                 format="jpeg",
@@ -144,6 +150,8 @@ def _jpeg(data: bytes) -> Header:
                 orientation=orientation,
                 data=b"".join([*kept, data[at:]]),
             )
+        if marker in _JPEG_BARE:
+            raise BrokenError(f"marker {marker:#x} before the first scan")
         (length,) = struct.unpack_from(">H", data, at + 2)
         body = data[at + 4 : at + 2 + length]
         if length < 2:
@@ -151,8 +159,8 @@ def _jpeg(data: bytes) -> Header:
         if len(body) != length - 2:
             raise TruncatedError
         if marker in _JPEG_SOF:
-            height, width = struct.unpack_from(">HH", body, 1)
-            size, progressive = (width, height), marker in (0xC2, 0xC6, 0xCA, 0xCE)
+            height, width, components = struct.unpack_from(">HHB", body, 1)
+            size, progressive = (width, height), marker in _JPEG_PROGRESSIVE
         if marker == 0xE1 and body.startswith(b"Exif\0\0"):
             orientation = _exif_orientation(body[6:])
         elif not (0xE0 < marker < 0xEE or marker in (0xEF, 0xFE)):
@@ -162,14 +170,21 @@ def _jpeg(data: bytes) -> Header:
 
 
 def _check_scans(data: bytes, at: int) -> None:
+    """Raise BrokenError where more than _MAX_JPEG_SCANS begin from the scan at `at` on."""
     scans = 0
-    for match in _JPEG_MARKER_IN_SCAN.finditer(data, at):
-        marker = data[match.start() + 1]
+    for _ in range(_MAX_JPEG_SEGMENTS):
+        marker = data[at + 1]
         scans += marker == 0xDA
         if scans > _MAX_JPEG_SCANS:
-            raise BrokenError(f"more than {_MAX_JPEG_SCANS} progressive scans")
+            raise BrokenError(f"more than {_MAX_JPEG_SCANS} scans")
         if marker == 0xD9:
             return
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        found = _JPEG_MARKER.search(data, at + 2 + max(length, 2))
+        if found is None:  # the decoder says where it ends
+            return
+        at = found.start()
+    raise BrokenError(f"more than {_MAX_JPEG_SEGMENTS:,} segments")
 
 
 def _png(data: bytes) -> Header:

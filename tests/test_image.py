@@ -244,10 +244,40 @@ def test_metadata_never_reaches_the_decoder() -> None:
     assert read_header(plain[:at] + comment * 500 + plain[at:]).data == read_header(plain).data
 
 
-def test_a_jpeg_of_countless_scans_is_refused() -> None:
+def scan_of(*components: int, spectral: bytes) -> bytes:
+    """A scan without a bit of entropy data."""
+    named = b"".join(bytes([component, 0]) for component in components)
+    return b"\xff\xda" + struct.pack(">HB", 6 + len(named), len(components)) + named + spectral
+
+
+SEQUENTIAL, PROGRESSIVE = b"\0\x3f\0", b"\0\0\0"
+COMMENT_WITH_END = b"\xff\xfe\0\x04\xff\xd9"
+
+
+@pytest.mark.parametrize("between", [b"", COMMENT_WITH_END, b"\xff\x01", b"\xff\xff", b"\xff\xd0\0"])
+@pytest.mark.parametrize(("progressive", "spectral"), [(False, SEQUENTIAL), (True, PROGRESSIVE)])
+def test_a_jpeg_of_countless_scans_is_refused(progressive: bool, spectral: bytes, between: bytes) -> None:
+    data = encoded(quarters(), "JPEG", progressive=progressive)
+    head, scan = data[: data.index(b"\xff\xda")], scan_of(1, spectral=spectral)
+    for scans, refused in ((60, False), (70, True)):
+        file = head + (scan + between) * scans + scan_of(2, spectral=spectral) + b"\xff\xd9"
+        if refused:
+            assert reason_of(file) == "image_broken"
+        else:
+            assert read_header(file).width == 40
+
+
+def test_what_stands_behind_a_jpegs_end_counts_no_scans() -> None:
     data = encoded(quarters(), "JPEG", progressive=True)
-    scan = data[data.index(b"\xff\xda") : -2]
-    assert reason_of(data[:-2] + scan * 20 + data[-2:]) == "image_broken"
+    same = decode_image(data + scan_of(1, spectral=PROGRESSIVE) * 100, SMALL)
+    assert np.array_equal(same, decode_image(data, SMALL))
+
+
+@pytest.mark.parametrize("marker", [0x01, 0x02, 0xD0, 0xD8, 0xD9])
+def test_a_jpeg_whose_marker_hides_others_is_refused(marker: int) -> None:
+    data = encoded(quarters(), "JPEG")
+    hidden = jpeg_of_size(6000, 5000)[2:]
+    assert reason_of(data[:2] + bytes([0xFF, marker, 0x7F, 0xFF]) + hidden + data[2:]) == "image_broken"
 
 
 def test_settings_that_cannot_be_used_are_refused() -> None:
