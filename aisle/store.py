@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
+from safetensors import SafetensorError
 
 from aisle.bundle import Bundle
 from aisle.classifier import Classifier
@@ -37,6 +38,8 @@ MADE_BY = {
     TEXT_ENCODER: "python -m training text-encoder",
     IMAGE_ENCODER: "python -m training image-encoder CATALOG",
 }
+# What files that are whole and make no sense raise where they are read: JSON, tensors, settings.
+_UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, SafetensorError)
 _RETRIES = 5
 _RETRY_PAUSE_S = 0.2
 
@@ -222,4 +225,9 @@ def _retrying(tag: str, load: Callable[[], T]) -> T:
             if attempt == _RETRIES - 1:
                 raise BundleError(f"{tag}: {error}") from error
             time.sleep(_RETRY_PAUSE_S)
+        except _UNREADABLE as error:
+            raise BundleError(
+                f"{tag}: found {error!r}, wanted files as this version of Aisle writes them; they are "
+                "whole, so another version wrote them, or somebody has changed them"
+            ) from error
     raise AssertionError("unreachable")

@@ -126,12 +126,12 @@ class Models:
         the newest model of the store. Raises the first failure when none can be served."""
         deployments = self._deployments()
         self._followed[CHAMPION].number = deployments[0].number if deployments else 0
-        first_failure: AisleError | None = None
+        first_failure: Exception | None = None
         for tag in self._candidates(deployments):
             try:
                 engine = self.load(tag, None)
                 self.warm(engine)
-            except AisleError as error:
+            except Exception as error:  # whatever is wrong with it, another may answer
                 logger.error("%s is not served: %s", tag, error)
                 first_failure = first_failure or error
                 continue

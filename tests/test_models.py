@@ -135,6 +135,19 @@ def test_at_the_start_the_champions_before_are_tried_in_turn(ledger: Ledger, cla
     assert [event.detail["model"] for event in ledger.events("deploy.refused")] == ["broken"]
 
 
+def test_whatever_a_model_raises_at_the_start_the_one_before_is_served(
+    ledger: Ledger, classifier: Classifier
+) -> None:
+    shelf = Shelf(classifier, "old", "worse")
+    shelf.engines["worse"].classifier = None  # type: ignore[assignment]
+    for tag in ("old", "worse"):
+        ledger.deploy(tag, "then")
+    models = shelf.models(ledger)
+    models.open()
+    assert models.champion is shelf.engines["old"]
+    assert [event.detail["model"] for event in ledger.events("deploy.refused")] == ["worse"]
+
+
 def test_a_champion_that_failed_at_the_start_is_tried_again_later(
     ledger: Ledger, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:

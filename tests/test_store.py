@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,9 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bentoml._internal.configuration.containers import BentoMLContainer
@@ -20,7 +22,8 @@ from test_bundle import small_bundle
 
 from aisle import store
 from aisle.errors import BundleError
-from aisle.manifest import MANIFEST
+from aisle.image import ImageEncoder
+from aisle.manifest import MANIFEST, write_manifest
 from aisle.text import TextEncoder
 
 ROOT = Path(__file__).parents[1]
@@ -125,6 +128,56 @@ def test_what_stays_damaged_is_named_once(models: Path, tmp_path: Path) -> None:
         store.load_bundle(f"{CLASSIFIER}:v1")
 
 
+def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    facts = json.loads(file.read_text())
+    change(facts)
+    file.write_text(json.dumps(facts))
+
+
+STRANGE = {
+    "no taxonomy": lambda folder: edit(folder / "bundle.json", lambda facts: facts.pop("taxonomy")),
+    "a new setting": lambda folder: edit(folder / "bundle.json", lambda facts: facts["fusion"].update(new=1)),
+    "a list": lambda folder: (folder / "bundle.json").write_text("[]"),
+    "no JSON": lambda folder: (folder / "card.json").write_text("{"),
+    "no tensors": lambda folder: (folder / "head.safetensors").write_bytes(b"\xff" * 50),
+    "a folder": lambda folder: (
+        (folder / "metrics.json").unlink() or (folder / "metrics.json" / "a").mkdir(parents=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("change", STRANGE.values(), ids=STRANGE.keys())
+def test_whole_files_that_make_no_sense_are_named_in_one_line(
+    models: Path, tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    register(tmp_path, "v1")
+    folder = models / CLASSIFIER / "v1"
+    change(folder)
+    write_manifest(folder)
+    with pytest.raises(BundleError, match=f"^{CLASSIFIER}:v1: (found .*, wanted|v1/metrics.json: missing)"):
+        store.load_bundle(f"{CLASSIFIER}:v1")
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_an_encoder_of_another_version_is_named_in_one_line(
+    models: Path,
+    tmp_path: Path,
+    tiny_text_encoder: TextEncoder,
+    tiny_image_encoder: ImageEncoder,
+    kind: str,
+) -> None:
+    encoder = tiny_text_encoder if kind == "text" else tiny_image_encoder
+    name = store.TEXT_ENCODER if kind == "text" else store.IMAGE_ENCODER
+    folder = models / store.save_encoder(encoder, name, tmp_path / "scratch").replace(":", "/")
+    edit(folder / "encoder.json", lambda facts: facts.clear())
+    write_manifest(folder)
+    load = store.load_text_encoder if kind == "text" else store.load_image_encoder
+    with pytest.raises(
+        BundleError, match=f"^{name}:{encoder.revision}: found KeyError.*, wanted files as this"
+    ):
+        load(encoder.revision)
+
+
 def test_an_absent_tag_is_told_at_once_and_once(models: Path, tmp_path: Path) -> None:
     register(tmp_path, "v1")
     start = time.monotonic()
@@ -143,6 +196,7 @@ def test_an_empty_store_says_what_to_do(models: Path) -> None:
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
+from typing import Any
 from aisle import store
 
 copy, copied = shutil.copy2, []
