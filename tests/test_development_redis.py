@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,9 +28,9 @@ time.sleep(120)
 class User:
     """A process that uses the server of `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, inherited: Sequence[int] = ()) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", USER, str(folder)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", USER, str(folder)], stdout=subprocess.PIPE, text=True, pass_fds=inherited
         )
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
@@ -107,6 +107,19 @@ def test_a_killed_server_is_started_again_on_its_port_with_its_data(tmp_path: Pa
         assert client.get("kept") == b"1"
     user.end()
     assert eventually(lambda: not answers(user.url))
+
+
+def test_a_socket_of_the_first_user_is_not_held_on(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        listening.set_inheritable(True)
+        first = User(tmp_path, inherited=[listening.fileno()])
+        second = User(tmp_path)
+    first.end()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
+    assert answers(second.url)
+    second.end()
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
