@@ -78,6 +78,18 @@ def ledger_unavailable(field: str, wanted: str) -> RequestError:
     )
 
 
+def stopping(field: str, wanted: str) -> RequestError:
+    """What a server cannot answer any more before it ends."""
+    return RequestError(
+        503,
+        "stopping",
+        field=field,
+        found="a server that stops",
+        wanted=wanted,
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )
+
+
 def ledger_refused(field: str) -> RequestError:
     """What the database will never take; a retry would end likewise."""
     found = "a value that the ledger cannot hold"

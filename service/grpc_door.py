@@ -12,7 +12,7 @@ from aisle.prediction import DEFAULT_TOP_K, Candidate, Explanation, Prediction, 
 from aisle.product import Product
 from service.desk import Desk, Given, Reply, worst_fault
 from service.engine import Outcome
-from service.errors import RequestError
+from service.errors import RequestError, stopping
 from service.grpc_calls import abort, holding, terms_of
 from service.guard import HeldBytes
 from service.protos import classifier_pb2 as pb
@@ -44,7 +44,7 @@ class GrpcDoor(ClassifierServicer):
         """Let each end with UNAVAILABLE behind the answers to what was read of it: its client knows by their
         number what it has to send elsewhere."""
         for begun in self._streams:
-            begun.put_nowait(_stopping())
+            begun.put_nowait(stopping("stream", "what is not answered yet, sent to another"))
 
     async def Classify(
         self, request: pb.ClassifyRequest, context: grpc.aio.ServicerContext
@@ -113,16 +113,6 @@ class GrpcDoor(ClassifierServicer):
             reply = await desk.classify(given, ask, terms)
         desk.telemetry.faults(reply.outcomes)
         return given, reply
-
-
-def _stopping() -> RequestError:
-    return RequestError(
-        503,
-        "stopping",
-        field="stream",
-        found="a server that stops",
-        wanted="what is not answered yet, sent to another",
-    )
 
 
 def read_request(request: pb.ClassifyRequest) -> tuple[list[Given], Ask]:

@@ -22,6 +22,7 @@ from service.errors import (
     overloaded,
     sentence_response,
     shortened,
+    stopping,
 )
 
 _DIGITS = 18  # of a length that is read as a number
@@ -134,13 +135,15 @@ class EdgeGuard:
         """Let the app answer, for as long as the client is there."""
         task = asyncio.current_task()
         assert task is not None
-        has_left = False
+        has_left = has_begun = False
 
         def leave(_: asyncio.Future[Message]) -> None:
             nonlocal has_left
             has_left = task.cancel()
 
         async def send_on(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 gone.remove_done_callback(leave)  # what the connection says from now on is the next request's
             elif message["type"] == "http.response.start" and self._is_last_answer():
@@ -152,13 +155,25 @@ class EdgeGuard:
         try:
             await self.app(scope, _replay(body, gone), send_on)
         except asyncio.CancelledError:
-            if not has_left:
+            if has_left:
+                task.uncancel()
+                self.on_refusal("client_gone")
+            elif self.is_ending() and not has_begun:
+                task.uncancel()
+                await self._give_up(scope, receive, send)
+            else:
                 raise
-            task.uncancel()
-            self.on_refusal("client_gone")
         finally:
             gone.remove_done_callback(leave)
             gone.cancel()
+
+    async def _give_up(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """uvicorn waits for nobody any longer, and would answer 500."""
+        refusal = stopping("request", "a retry, which another answers")
+        self.on_refusal(refusal.reason)
+        response = _response(refusal, scope)
+        response.headers["Connection"] = "close"
+        await response(scope, receive, send)
 
     def _is_last_answer(self) -> bool:
         """Whether the connection is to end with the answer that begins now."""

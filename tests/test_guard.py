@@ -16,10 +16,13 @@ from service.errors import RequestError, overloaded
 from service.guard import EdgeGuard, HeldBytes
 
 LIMIT_BYTES = 1_000
+SLOW = b"slow"
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     body = await Request(scope, receive).body()
+    if body == SLOW:
+        await asyncio.sleep(60)
     await Response(body)(scope, receive, send)
 
 
@@ -133,6 +136,26 @@ def test_who_still_sends_at_the_end_is_told_so(edge: Edge, monkeypatch: pytest.M
     sent = asyncio.run(run())
     assert sent[0]["status"] == 408
     assert edge.refusals == ["body_too_slow"]
+
+
+@pytest.mark.parametrize("is_ending", [True, False])
+def test_who_waits_for_an_answer_at_the_end_is_sent_elsewhere(edge: Edge, is_ending: bool) -> None:
+    async def run() -> list[Message]:
+        talking = asyncio.create_task(talk(edge.guard, [{"type": "http.request", "body": SLOW}]))
+        await asyncio.sleep(0.05)
+        edge.is_ending = is_ending
+        talking.cancel()
+        return await talking
+
+    if is_ending:
+        start, body = asyncio.run(run())
+        headers = dict(start["headers"])
+        assert (start["status"], headers[b"retry-after"], headers[b"connection"]) == (503, b"1", b"close")
+        assert b"found a server that stops, wanted a retry" in body["body"]
+        assert edge.refusals == ["stopping"]
+    else:
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(run())
 
 
 def test_a_client_that_goes_away_is_not_answered(edge: Edge) -> None:
