@@ -23,6 +23,7 @@ from service.telemetry import Telemetry
 
 MAX_PROBES = 64  # health checks and watches under way in a worker
 A_MOMENT_S = 0.05  # in which gRPC tells that a client has left
+A_STREAMS_MOMENT_S = 0.005  # the same, where those wait too who have ended their streams as they should
 UNKNOWN_METHOD = "unknown"  # whatever is not served: clients make names up, and each would be a series
 
 Context = grpc.aio.ServicerContext
@@ -300,6 +301,7 @@ async def _whole(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         if isinstance(request, _Broken):
             raise request.refusal()
         yield request
+    await asyncio.sleep(A_STREAMS_MOMENT_S)  # a client that has left looks the same at first
 
 
 def _refusing(refusal: RequestError) -> Handler:
