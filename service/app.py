@@ -29,7 +29,7 @@ from service.balance import Balance, balance_file
 from service.bentoml_bridge import BridgedService, Dispatcher, access_logged, service_class, speaks_tls
 from service.desk import IDS_A_PLACE, Desk, Job
 from service.doors import METHODS, Doors, early_refusal
-from service.drain import Drain
+from service.drain import Drain, last_words
 from service.grpc_server import GrpcServer
 from service.guard import EdgeGuard, HeldBytes
 from service.http_protocol import use_bounded_http
@@ -321,6 +321,7 @@ class Aisle:
 
     @bentoml.on_shutdown
     async def close(self) -> None:
+        await last_words(lambda: balance().in_flight > 0)
         self._end_grpc()
         if self.grpc_end is not None:
             await self.grpc_end

@@ -37,7 +37,7 @@ class Balance:
     def __init__(self, file: Path, workers: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._smoothed = 0.0
-        self._in_flight = 0
+        self.in_flight = 0
         self._written = self._looked = clock()
         self._moves = 0  # that are left of the last look at the others
         size = 2 * workers * _SLOT.size  # a worker that ends may still be there when the next has begun
@@ -84,16 +84,16 @@ class Balance:
 
     def _change(self, by: int) -> None:
         now = self._clock()
-        self._smoothed = _load(self._smoothed, self._in_flight, now - self._written)
-        self._in_flight += by
+        self._smoothed = _load(self._smoothed, self.in_flight, now - self._written)
+        self.in_flight += by
         self._written = now
         if self._own is not None:
-            _SLOT.pack_into(self._slots, self._own, os.getpid(), self._smoothed, self._in_flight, now)
+            _SLOT.pack_into(self._slots, self._own, os.getpid(), self._smoothed, self.in_flight, now)
 
     def _surplus(self, now: float) -> int:
         """Half of what would make it even with the least loaded worker, so that several that are too full
         do not all send their surplus to one."""
-        own = _load(self._smoothed, self._in_flight, now - self._written)
+        own = _load(self._smoothed, self.in_flight, now - self._written)
         loads = self._loads_of_others(now)
         if not loads or own <= _EVEN * min(loads) + _MARGIN:
             return 0

@@ -7,10 +7,12 @@ that has arrived and is not read yet, would be lost.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Callable
 from types import FrameType
 
+LAST_WORDS_S = 1.0
 LINGER_S = 1.0  # a client under load sends its next request within that time, and learns that it was the last
 
 
@@ -40,3 +42,12 @@ class Drain:
                 server(number, None)
 
         signal.signal(signal.SIGTERM, begin)
+
+
+async def last_words(has_requests: Callable[[], bool]) -> None:
+    """Wait until those that uvicorn has given up are answered that. The process ends by its signal as soon as
+    its services are closed, whatever is still to be sent."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LAST_WORDS_S):
+            while has_requests():
+                await asyncio.sleep(0.01)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.drain import LINGER_S, Drain
+from service.drain import LINGER_S, Drain, last_words
 
 
 @pytest.fixture
@@ -48,3 +48,12 @@ def test_who_says_it_twice_is_heard_at_once(heard: list[float]) -> None:
         assert len(heard) == 1
 
     asyncio.run(run())
+
+
+def test_the_end_waits_for_the_last_words_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.drain.LAST_WORDS_S", 0.2)
+    waiting = iter([True, True, False])
+    asyncio.run(last_words(lambda: next(waiting)))
+    began = time.monotonic()
+    asyncio.run(last_words(lambda: True))
+    assert time.monotonic() - began >= 0.2
