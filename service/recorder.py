@@ -21,7 +21,8 @@ import numpy as np
 from aisle.errors import LedgerError, LedgerRefusedError
 from aisle.ledger import Ledger, PredictionRecord
 from aisle.prediction import Prediction, Role, Source
-from service.spool import Spool, SpoolFullError, adopt
+from service.spool import Spool, SpoolFullError, adopt, spool_files
+from service.spool_format import SpoolDamagedError
 
 if TYPE_CHECKING:
     from service.desk import Job
@@ -74,7 +75,7 @@ class Recorder:
         self._closing, self._all_kept = threading.Event(), threading.Event()
         self._kept = threading.Event()  # there is something to write
         self._failing = False
-        self._surprise = ""  # the last error that nobody expected
+        self._surprises: dict[str, str] = {}  # the last error of each file that nobody expected
         self._adopt_at = self._forget_at = 0.0
         self._keeper = threading.Thread(target=self._keep_on, name="spool", daemon=True)
         self._writer = threading.Thread(target=self._write_on, name="recorder", daemon=True)
@@ -199,21 +200,23 @@ class Recorder:
         try:
             self._write_all()
         except Exception as error:
-            if repr(error) != self._surprise:
-                logger.exception("records wait in the spool")
-            self._surprise = repr(error)
-            # What a dead worker left may be the cause; it is not to hold up what comes.
+            self._tell_once("the spool", error)
+            # The folder of what dead workers left may be the cause; it is not to hold up what comes.
             self._adopt_at = time.monotonic() + ADOPT_S
             return False
-        self._surprise = ""
+        self._surprises.pop("the spool", None)
         return True
+
+    def _tell_once(self, name: str, error: Exception) -> None:
+        if self._surprises.get(name) != repr(error):
+            logger.exception("records wait in %s", name)
+        self._surprises[name] = repr(error)
 
     def _write_all(self) -> None:
         """What dead workers left goes first: it is older."""
         if time.monotonic() >= self._adopt_at:
-            for orphan in adopt(self.folder, limit_bytes=self.limit_bytes):
-                self._take_over(orphan)
-                if self._failing:
+            for path in spool_files(self.folder):
+                if not self._take_over(path):
                     return
             self._adopt_at = time.monotonic() + ADOPT_S
         self._write_spool(self._spool)
@@ -221,7 +224,19 @@ class Recorder:
         if self._must_forget() and not self._failing and not self._closing.is_set():
             self._forget()
 
-    def _take_over(self, orphan: Spool) -> None:
+    def _take_over(self, path: Path) -> bool:
+        """False where the database is away. Whatever else one file brings holds up neither the next, nor what
+        comes: it is told, and the file is tried again at the next look."""
+        try:
+            orphan = adopt(path, limit_bytes=self.limit_bytes)
+            return orphan is None or self._replay(orphan)
+        except SpoolDamagedError as error:
+            self._give_up(error.records, f"{path.name}: {error}")
+        except Exception as error:
+            self._tell_once(path.name, error)
+        return True
+
+    def _replay(self, orphan: Spool) -> bool:
         """Write what a dead worker left, and count what it could not keep. What cannot be written now is
         tried again: its file is nobody's when it is closed."""
         lost = orphan.taken - orphan.kept
@@ -232,18 +247,27 @@ class Recorder:
         if orphan.waiting:
             logger.info("%d records of %s are replayed", orphan.waiting, orphan.name)
         try:
-            self._write_spool(orphan)
+            return self._write_spool(orphan)
         finally:
             orphan.close()
 
-    def _write_spool(self, spool: Spool) -> None:
+    def _write_spool(self, spool: Spool) -> bool:
+        """False where the database is away."""
         try:
-            while (entry := spool.first()) is not None and self._write(entry.records):
+            while (entry := spool.first()) is not None:
+                if not self._write(entry.records):
+                    return False
                 spool.finish(entry)
         except (OSError, ValueError) as error:
-            given_up = spool.set_aside()
-            logger.error("%d records are given up: %s", given_up, error)
-            self.observer.recorded("dropped", given_up)
+            self._give_up(spool.set_aside(), error)
+        return True
+
+    def _give_up(self, records: int | None, why: object) -> None:
+        logger.error(
+            "%s records are given up: %s", "nobody knows how many" if records is None else records, why
+        )
+        if records:
+            self.observer.recorded("dropped", records)
 
     def _write(self, records: Sequence[PredictionRecord]) -> bool:
         """Whether these are done with: written or, where the database will never take them, dropped."""

@@ -17,21 +17,18 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aisle.ledger import PredictionRecord
-from service.spool_format import decode, encode
+from service.spool_format import NEW_PAGE, PAGE, Counts, SpoolDamagedError, decode, encode, read_counts
 
 SUFFIX = ".spool"
+DAMAGED_SUFFIX = ".damaged"
 CACHED = 10  # entries that are in memory too, and need not be read back
 COPIED_BYTES = 2**20  # at once, when what waits is moved
-MAGIC = b"AISLESP1"
-_PAGE = mmap.PAGESIZE
-# Magic; where what is done with ends, and what is written; records taken, kept, done with.
-_COUNTS = struct.Struct("<8s5Q")
 _ENTRY = struct.Struct("<III")  # bytes, records, checksum
 
 
@@ -52,7 +49,7 @@ class Spool:
     """One worker's file; `limit_bytes` bounds what waits in it, and the file is at most twice as long. Of all
     records that it `took`, those `kept` are in the file or were given up knowingly; the rest are lost when
     the process dies. Any thread may add to it, one reads and finishes. Raises OSError as files do, and
-    ValueError where the file is none of ours, or damaged."""
+    ValueError where the file is none of ours, or damaged; one whose counts are is not touched."""
 
     def __init__(self, file: int, path: Path | None, *, limit_bytes: int) -> None:
         self.path = path
@@ -62,13 +59,12 @@ class Spool:
         self._cached: deque[Entry] = deque(maxlen=CACHED)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file).st_size < _PAGE:
-                os.pwrite(file, _COUNTS.pack(MAGIC, _PAGE, _PAGE, 0, 0, 0).ljust(_PAGE, b"\0"), 0)
-            self._counts = mmap.mmap(file, _PAGE)
-            magic, *counts = _COUNTS.unpack_from(self._counts)
-            if magic != MAGIC:
-                raise ValueError(f"{self.name}: found {magic!r} at its start, wanted {MAGIC!r}")
+            # Its maker may have died, or found the disk full, before it was written.
+            if NEW_PAGE.startswith(os.pread(file, PAGE, 0)):
+                _write_all(file, NEW_PAGE, 0)
+            counts = read_counts(os.pread(file, PAGE, 0), size_bytes=os.fstat(file).st_size)
             self._done_to, self._end, self.taken, self.kept, self.done = counts
+            self._counts = mmap.mmap(file, PAGE)
             os.ftruncate(file, self._end)  # without what a dying process had written of an entry
         except BaseException:
             os.close(file)
@@ -124,7 +120,7 @@ class Spool:
         with self._lock:
             entry = Entry(start=self._end, end=self._end + len(written), records=records)
             waiting = entry.end - self._done_to
-            if waiting > self.limit_bytes or entry.end - _PAGE > 2 * self.limit_bytes:
+            if waiting > self.limit_bytes or entry.end - PAGE > 2 * self.limit_bytes:
                 raise SpoolFullError(
                     f"{self.name}: found {waiting:,} bytes, wanted at most {self.limit_bytes:,}"
                 )
@@ -170,7 +166,7 @@ class Spool:
         with self._lock:
             if self.path is not None:
                 with suppress(OSError):
-                    shutil.copyfile(self.path, self.path.with_suffix(".damaged"))
+                    shutil.copyfile(self.path, self.path.with_suffix(DAMAGED_SUFFIX))
             given_up, self.done = self.waiting, self.kept
             self._begin_anew()
             return given_up
@@ -198,7 +194,7 @@ class Spool:
         that waits, and the counts are written last: whoever dies before leaves the old file, whoever dies
         after the new one. Answers wait for the lock, so most is copied without it."""
         start = copied = self._done_to
-        gap = start - _PAGE
+        gap = start - PAGE
         if gap < max(self.limit_bytes, self._end - start):
             return
         while self._end - copied > COPIED_BYTES:
@@ -206,7 +202,7 @@ class Spool:
         with self._lock:
             while copied < self._end:
                 copied += self._copy(copied, copied - gap, self._end - copied)
-            self._done_to, self._end = _PAGE, self._end - gap
+            self._done_to, self._end = PAGE, self._end - gap
             moved = [replace(entry, start=entry.start - gap, end=entry.end - gap) for entry in self._cached]
             self._cached = deque(moved, maxlen=CACHED)
             self._write_counts()
@@ -221,29 +217,39 @@ class Spool:
 
     def _begin_anew(self) -> None:
         # The counts first: dying in between leaves bytes behind that nobody reads.
-        self._end = self._done_to = _PAGE
+        self._end = self._done_to = PAGE
         self._cached.clear()
         self._write_counts()
-        os.ftruncate(self._file, _PAGE)
+        os.ftruncate(self._file, PAGE)
 
     def _write_counts(self) -> None:
-        counts = (self._done_to, self._end, self.taken, self.kept, self.done)
+        counts = Counts(self._done_to, self._end, self.taken, self.kept, self.done).pack()
         # At once: a process that packs field by field may die in between.
-        self._counts[: _COUNTS.size] = _COUNTS.pack(MAGIC, *counts)
+        self._counts[: len(counts)] = counts
 
 
-def adopt(folder: Path, *, limit_bytes: int) -> Iterator[Spool]:
-    """The files in `folder` that nobody holds, oldest first, each held from now on. What is no spool is left
-    alone."""
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
+def spool_files(folder: Path) -> list[Path]:
+    """The oldest first, whether somebody holds them or not."""
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def adopt(path: Path, *, limit_bytes: int) -> Spool | None:
+    """A file that nobody holds, held from now on; None where somebody does. What is no spool is left alone.
+    One whose counts are damaged is renamed, so that nobody tries it again, and SpoolDamagedError raised."""
+    try:
+        spool = Spool.open(path, limit_bytes=limit_bytes)
+    except SpoolDamagedError:
         try:
-            spool = Spool.open(path, limit_bytes=limit_bytes)
-        except (OSError, ValueError):  # held by its worker, or not a spool
-            continue
-        if path.exists():  # else its worker has deleted it, between our opening and our locking it
-            yield spool
-        else:
-            spool.close()
+            path.rename(path.with_suffix(DAMAGED_SUFFIX))
+        except FileNotFoundError:  # another worker has done it, and counts what is given up
+            return None
+        raise
+    except (OSError, ValueError):  # held by its worker, or not a spool
+        return None
+    if path.exists():
+        return spool
+    spool.close()  # its worker has deleted it, between our opening and our locking it
+    return None
 
 
 def _write_all(file: int, data: bytes, at: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from test_ledger import another
-from test_spool import let_go
+from test_spool import damaged_counts, leave_damaged, let_go
 from tiny_service import MODEL, Pantry, tiny_classifier, vectors
 
 from aisle.classifier import Classifier, Item
@@ -30,6 +30,7 @@ from service.desk import Job, Ticket
 from service.engine import Engine
 from service.recorder import Recorder, new_prediction_ids, sampled
 from service.spool import Spool
+from service.spool_format import Counts
 
 IDS = [f"{i:032x}" for i in range(100)]
 
@@ -238,6 +239,57 @@ def test_a_spool_that_is_damaged_is_set_aside_and_its_records_are_counted(
     assert [one.prediction_id for one in told.ledger.predictions()] == ["a"]
     told.recorder.close()
     assert [left.name for left in folder.iterdir()] == [path.with_suffix(".damaged").name]
+
+
+def leave(folder: Path, *ids: str) -> Path:
+    """What a killed worker leaves."""
+    spool = Spool.open_new(folder, limit_bytes=2**20)
+    spool.took(len(ids))
+    spool.append([another(prediction_id) for prediction_id in ids])
+    let_go(spool)
+    assert spool.path is not None
+    return spool.path
+
+
+@damaged_counts
+def test_a_damaged_file_does_not_keep_a_good_one_behind_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, counts: Counts, records: int | None
+) -> None:
+    damaged = leave_damaged(tmp_path / "spool", counts)
+    leave(tmp_path / "spool", "a", "b")
+    told = Told(ledger_url(tmp_path, ""), tmp_path)
+    until(lambda: told.counts["written"] == 2)
+    told.recorder.close()
+    assert told.counts == Counter(written=2) + Counter(dropped=records or 0)
+    [said] = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    how_many = "nobody knows how many" if records is None else records
+    assert said.startswith(f"{how_many} records are given up: {damaged.name}: found Counts(done_to=")
+    [left] = (tmp_path / "spool").iterdir()
+    assert (left.name, left.stat().st_size) == (damaged.with_suffix(".damaged").name, 4096)
+
+
+class Allergic(Ledger):
+    """Fails, as no ledger should, at one record."""
+
+    def record_predictions(self, records: Sequence[PredictionRecord]) -> None:
+        if any(record.prediction_id == "bad" for record in records):
+            raise RuntimeError("dictionary changed size during iteration")
+        super().record_predictions(records)
+
+
+def test_what_nobody_expected_of_a_file_does_not_keep_the_next_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = leave(tmp_path / "spool", "bad")
+    leave(tmp_path / "spool", "good")
+    allergic = Allergic.open(ledger_url(tmp_path, ""))
+    allergic.create_tables()
+    told = Told("", tmp_path, ledger=allergic)
+    until(lambda: told.counts["written"] == 1)
+    told.recorder.close()
+    assert told.counts == Counter(written=1)
+    assert [one.getMessage() for one in caplog.records] == [f"records wait in {first.name}"]
+    assert list((tmp_path / "spool").iterdir()) == [first]
 
 
 def test_predictions_that_are_too_old_are_deleted(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from test_ledger import NOTHING, RECORD, another
 
-from service.spool import CACHED, Spool, SpoolFullError, adopt
-from service.spool_format import decode, encode
+from service.spool import CACHED, Spool, SpoolFullError, adopt, spool_files
+from service.spool_format import NEW_PAGE, PAGE, Counts, SpoolDamagedError, decode, encode
 
 LIMIT = 2**20
 
@@ -41,6 +41,11 @@ def opened_again(spool: Spool) -> Spool:
     assert spool.path is not None
     let_go(spool)
     return Spool.open(spool.path, limit_bytes=LIMIT)
+
+
+def adopted(folder: Path, *, limit_bytes: int = LIMIT) -> list[Spool]:
+    found = [adopt(path, limit_bytes=limit_bytes) for path in spool_files(folder)]
+    return [spool for spool in found if spool is not None]
 
 
 def let_go(spool: Spool) -> None:
@@ -206,7 +211,7 @@ def test_who_dies_while_what_waits_is_moved_leaves_all_of_it(tmp_path: Path) -> 
     tests = str(Path(__file__).parent)
     subprocess.run([sys.executable, "-c", KILLED_WHILE_MOVING, str(tmp_path), tests], check=True)
     sizes = []
-    for orphan in adopt(tmp_path, limit_bytes=2**22):
+    for orphan in adopted(tmp_path, limit_bytes=2**22):
         sizes.append(os.fstat(orphan._file).st_size)
         assert drain(orphan) == ["p7", "p8", "p9", "p10"]
         orphan.close()
@@ -231,14 +236,16 @@ def test_a_full_disk_takes_nothing_and_the_spool_stays_whole() -> None:
 def test_only_what_nobody_holds_is_adopted(spool: Spool, tmp_path: Path) -> None:
     keep(spool, "a")
     (tmp_path / "1.spool").write_bytes(b"no spool" * 1_000)
+    (tmp_path / "2.spool").write_bytes(b"short")
     (tmp_path / "note.txt").write_text("neither")
-    assert list(adopt(tmp_path, limit_bytes=LIMIT)) == []
+    assert adopted(tmp_path) == []
     let_go(spool)
-    [orphan] = adopt(tmp_path, limit_bytes=LIMIT)
+    [orphan] = adopted(tmp_path)
     assert orphan.path == spool.path
     assert drain(orphan) == ["a"]
     orphan.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.spool", "note.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.spool", "2.spool", "note.txt"]
+    assert (tmp_path / "2.spool").read_bytes() == b"short"
 
 
 def test_a_spool_in_which_nothing_waits_is_deleted(spool: Spool, tmp_path: Path) -> None:
@@ -246,3 +253,94 @@ def test_a_spool_in_which_nothing_waits_is_deleted(spool: Spool, tmp_path: Path)
     drain(spool)
     spool.close()
     assert list(tmp_path.iterdir()) == []
+
+
+# Counts that no death leaves, in a file of a page, and how many records are given up with it.
+DAMAGED_COUNTS = {
+    "an end that no file has": (Counts(end=2**63, taken=5, kept=5, done=3), 2),
+    "an end before the page's": (Counts(end=0, taken=5, kept=3), 5),
+    "an end behind the file's": (Counts(end=3 * 2**30, taken=5, kept=5, done=3), 2),
+    "more bytes done with than written": (Counts(done_to=5 * PAGE, taken=5, kept=5, done=3), 2),
+    "more records done with than kept": (Counts(taken=5, kept=5, done=9), None),
+    "more records kept than taken": (Counts(taken=1, kept=5, done=3), None),
+    "records that wait and have no bytes": (Counts(taken=5, kept=5, done=3), 2),
+    "more records than bytes": (Counts(taken=2**60, kept=2**60), None),
+}
+damaged_counts = pytest.mark.parametrize(
+    ("counts", "records"), DAMAGED_COUNTS.values(), ids=DAMAGED_COUNTS.keys()
+)
+
+
+def leave_damaged(folder: Path, counts: Counts) -> Path:
+    """A page with these counts, in the oldest file there is."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{1:020d}-1.spool"
+    path.write_bytes(counts.pack().ljust(PAGE, b"\0"))
+    return path
+
+
+@damaged_counts
+def test_a_file_whose_counts_no_death_explains_is_set_aside_as_it_was(
+    tmp_path: Path, counts: Counts, records: int | None
+) -> None:
+    path = leave_damaged(tmp_path, counts)
+    before = path.read_bytes()
+    with pytest.raises(SpoolDamagedError, match=r"found Counts\(.*\) in 4,096 bytes, wanted 4,096") as told:
+        adopt(path, limit_bytes=LIMIT)
+    assert told.value.records == records
+    assert list(tmp_path.iterdir()) == [path.with_suffix(".damaged")]
+    assert path.with_suffix(".damaged").read_bytes() == before
+
+
+def test_of_a_file_that_lost_its_last_bytes_the_others_are_read(spool: Spool) -> None:
+    """As a power cut leaves it."""
+    keep(spool, "a")
+    keep(spool, "b")
+    assert spool.path is not None
+    let_go(spool)
+    size = spool.path.stat().st_size - 1
+    os.truncate(spool.path, size)
+    [orphan] = adopted(spool.path.parent)
+    first = orphan.first()
+    assert first is not None
+    assert [record.prediction_id for record in first.records] == ["a"]
+    orphan.finish(first)
+    with pytest.raises(ValueError, match="found damage in the entry"):
+        orphan.first()
+    assert orphan.set_aside() == 1
+    assert spool.path.with_suffix(".damaged").stat().st_size == size
+
+
+def test_a_file_that_lost_a_whole_entry_is_set_aside_when_the_others_are_read(spool: Spool) -> None:
+    keep(spool, "a")
+    end = spool._end
+    keep(spool, "b")
+    assert spool.path is not None
+    let_go(spool)
+    os.truncate(spool.path, end)
+    [orphan] = adopted(spool.path.parent)
+    assert drain(orphan) == ["a"]
+    orphan.close()
+    with pytest.raises(SpoolDamagedError) as told:
+        adopt(spool.path, limit_bytes=LIMIT)
+    assert told.value.records == 1
+
+
+@pytest.mark.parametrize("written", [0, 20, PAGE - 1, PAGE])
+def test_who_dies_before_its_first_page_is_written_leaves_nothing(tmp_path: Path, written: int) -> None:
+    (tmp_path / "1.spool").write_bytes(NEW_PAGE[:written])
+    [orphan] = adopted(tmp_path)
+    keep(orphan, "a")
+    assert drain(orphan) == ["a"]
+    orphan.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_dies_before_an_empty_file_is_cut_leaves_it_to_be_cut(spool: Spool, tmp_path: Path) -> None:
+    keep(spool, "a")
+    end = spool._end
+    drain(spool)
+    os.truncate(spool._file, end)
+    let_go(spool)
+    [orphan] = adopted(tmp_path)
+    assert (orphan.waiting, os.fstat(orphan._file).st_size) == (0, PAGE)
