@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -23,3 +24,9 @@ def dying_with_parent(command: Sequence[str]) -> list[str]:
     if sys.platform != "linux":
         return list(command)
     return [sys.executable, "-I", "-S", "-c", _PROGRAM, str(os.getpid()), *command]
+
+
+def end_with_parent() -> None:
+    """Have the kernel tell this process to end (SIGTERM) when its parent has (on Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))

@@ -39,8 +39,6 @@ PATIENCE_S = 20.0
 WARM_SHARE = 0.2  # of the requests, before memory is first measured
 GROWTH = 1.10  # times the memory after the first requests that the workers may hold after the last
 OUT = Path("out") / "fuzz.json"
-# What BentoML's server says, before Aisle sees it, to what is no HTTP.
-NO_HTTP = b"Invalid HTTP request received."
 GOOD = {"products": [{"title": "train bois"}, {"title": "livre roman"}]}
 # Ends of calls that are not the server's fault.
 FAIR = {
@@ -132,8 +130,6 @@ def http_fault(attempt: Attempt, answer: bytes) -> str | None:
     if status >= 500:
         return f"status {status}, {body[:300]!r}"
     if status < 400 or attempt.sent.startswith(b"HEAD "):
-        return None
-    if body == NO_HTTP and status == 400:
         return None
     try:
         error = json.loads(body)["error"]

@@ -19,6 +19,7 @@ from bentoml import get_current_service  # as an attribute it is looked for anew
 from starlette.types import ASGIApp
 
 from aisle.allocator import keep_freed_memory
+from aisle.child_process import end_with_parent
 from aisle.errors import AisleError, KeysError, LedgerError, SettingError
 from aisle.ledger import Ledger, ledger_url
 from service import audit, gathering
@@ -193,6 +194,7 @@ class Aisle:
 
     async def _open(self) -> None:
         tls = check_sockets(SETTINGS)
+        end_with_parent()
         # It warns of every form that is broken; the client is told, and nobody else need be.
         logging.getLogger("python_multipart.multipart").setLevel(logging.ERROR)
         keep_freed_memory()

@@ -118,12 +118,15 @@ class BoundedHttp(HttpToolsProtocol):
             raise ValueError(f"found {self._head_bytes:,} bytes of headers, wanted {MOST_BYTES:,}")
 
     def send_400_response(self, msg: str) -> None:
-        """As uvicorn does, or 431 in the house's shape."""
+        """In the house's shape; 431 where it is the length."""
         if self._refused:
             return
         if max(self._head_bytes - MOST_BYTES, self._silent_bytes - READ_BYTES) <= 0:
-            self._refused = True
-            super().send_400_response(msg)
+            self._refuse(
+                RequestError(
+                    400, "http_broken", field="request", found="what is no HTTP/1.1", wanted="a whole request"
+                )
+            )
             return
         self._refuse(
             RequestError(

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from live_server import ROOT
 
 from aisle.child_process import dying_with_parent
@@ -23,9 +24,26 @@ time.sleep(60)
 """
 
 
-def test_it_is_the_command_and_dies_with_its_parent() -> None:
+SERVER = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+WORKER = """
+import time
+from aisle.child_process import end_with_parent
+end_with_parent()
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("program", [PARENT, SERVER], ids=["a command", "one that asks for it"])
+def test_it_ends_with_its_parent(program: str) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT],
+        [sys.executable, "-c", program, WORKER],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import socket
 import threading
@@ -119,7 +120,9 @@ def test_a_long_body_is_no_header(port: int) -> None:
 
 
 def test_what_is_no_http_is_a_400(port: int) -> None:
-    assert asked(port, b"no http\r\n\r\n").startswith(b"HTTP/1.1 400")
+    head, _, body = asked(port, b"no http\r\n\r\n").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400")
+    assert json.loads(body)["error"]["reason"] == "http_broken"
 
 
 def test_a_short_answer_is_one_packet_and_a_long_one_is_whole(port: int) -> None:
