@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Select, select
+from sqlalchemy import JSON, CompoundSelect, Select, bindparam, func, literal_column, select, union_all
 
 from aisle.columns import Columns
 from aisle.errors import LedgerError
@@ -168,6 +169,34 @@ def _packed(vector: np.ndarray | None) -> bytes | None:
 
 def _unpacked(data: bytes | None) -> np.ndarray | None:
     return None if data is None else np.frombuffer(data, dtype="<f2")
+
+
+@cache
+def newest_labels_query(dialect: str) -> CompoundSelect[Any]:
+    """The numbers of the newest label of each source of each of the bound lists `prediction_id` and
+    `product_id`."""
+    return union_all(_newest_of("prediction_id", dialect), _newest_of("product_id", dialect))
+
+
+def _newest_of(id_name: str, dialect: str) -> Select[Any]:
+    """From the last source to the one before it, by the index of these ids: what is read is of how many
+    sources there are, however many labels. No joins, and one order throughout that only this index has:
+    PostgreSQL would read all labels for a join, or look for one source's newest from the last number down,
+    where it thinks that most labels are of one product."""
+    each = func.json_each if dialect == "sqlite" else func.json_array_elements_text
+    given = each(bindparam(id_name, type_=JSON)).table_valued("value")
+    last = labels.c.source.desc(), labels.c.number.desc()
+
+    def newest(column: Any, *conditions: Any) -> Any:  # a bound 1 might be any limit to PostgreSQL's planner
+        return select(column).where(*conditions).order_by(*last).limit(literal_column("1")).scalar_subquery()
+
+    source, named = labels.c.source, labels.c[id_name]
+    first = newest(source, named == given.c.value).label("source")
+    said = select(given.c.value.label("id"), first).cte(f"said_of_{id_name}", recursive=True)
+    before = newest(source, named == said.c.id, source < said.c.source)
+    said = said.union_all(select(said.c.id, before).where(said.c.source.is_not(None)))
+    number = newest(labels.c.number, named == said.c.id, source <= said.c.source)
+    return select(number).where(said.c.source.is_not(None))
 
 
 def labelled_query() -> Select[Any]:

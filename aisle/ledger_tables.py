@@ -18,7 +18,7 @@ from sqlalchemy import (
 
 from aisle.prediction import Role
 
-REVISION = "0003"  # the newest
+REVISION = "0004"  # the newest
 TITLE_CHARS = 120  # of a product's title that are kept
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only what is called INTEGER
 
@@ -61,10 +61,13 @@ labels = Table(
     metadata,
     Column("number", _NUMBER, primary_key=True),
     Column("at_s", Float(53), nullable=False),
-    Column("prediction_id", String(32), index=True),
-    Column("product_id", String(256), index=True),
+    Column("prediction_id", String(32)),
+    Column("product_id", String(256)),
     Column("category", String(128), nullable=False),
     Column("source", String(32), nullable=False),
+    Index("labels_of_prediction", "prediction_id", "source", "number"),
+    Index("labels_of_product", "product_id", "source", "number"),
+    Index("labels_of_product_by_number", "product_id", "number"),
 )
 products = Table(  # each with its last answer
     "products",

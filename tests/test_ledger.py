@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -13,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 from postgres import running_postgres
-from sqlalchemy import event, text
+from sqlalchemy import event, insert, text
 
 from aisle.columns import Columns
 from aisle.errors import LedgerError, LedgerRefusedError
 from aisle.ledger import BLOCK_ROWS, Label, Ledger, PredictionFilter, PredictionRecord, ledger_url
 from aisle.ledger_rows import KnownProduct
-from aisle.ledger_tables import metadata
+from aisle.ledger_tables import labels, metadata
 
 COLUMNS = Columns(
     text_chars=31, language="fr", description_missing=True, image_width=500, image_height=400, brightness=0.5
@@ -254,6 +255,122 @@ def test_labels_that_come_twice_at_once_are_written_once(ledger: Ledger) -> None
     assert sum(map(sum, told)) == ledger.count_labels() == 50
 
 
+SOURCES = ("audit", "review", "seller")
+
+
+def give(ledger: Ledger, count: int, **to: str) -> None:
+    """Labels of one product or prediction that alternate between two categories, and between sources."""
+    rows = [
+        {"at_s": 1.0, "category": "ab"[number // 3 % 2], "source": SOURCES[number % 3], **to}
+        for number in range(count)
+    ]
+    with ledger._engine.begin() as connection:
+        connection.execute(insert(labels), rows)
+
+
+def test_each_source_is_asked_what_it_said_last_of_each_product_and_prediction(ledger: Ledger) -> None:
+    odd = 'socks "\\ é 🧦'  # what has to be written otherwise in a list
+    give(ledger, 60, product_id=odd)  # all say b last
+    give(ledger, 57, prediction_id="p1")  # all say a last
+    give(ledger, 1, product_id="p1")  # a product of a prediction's name: audit says a
+
+    def says(category: str, source: str, **to: str) -> Label:
+        return Label(category=category, source=source, **to)
+
+    given = [says(category, source, product_id=odd) for source in SOURCES for category in "bab"]
+    given += [says("a", source, prediction_id="p1") for source in SOURCES]
+    given += [says("a", "audit", product_id="p1"), says("a", "review", product_id="p1")]
+    given += [says("a", "other", product_id=odd)]
+    assert ledger.record_labels(given) == [False, True, True] * 3 + [False] * 3 + [False, True, True]
+    said = ledger.labels_of([another("p1", product_id="p1"), another("p2", product_id=odd), another("p3")])
+    assert {one: (label.category, label.source) for one, label in said.items()} == {
+        "p1": ("a", "review"),  # of the product, later than what the prediction was given
+        "p2": ("a", "other"),
+    }
+    assert ledger.labels_of([]) == {}
+
+
+def test_a_label_that_many_give_at_once_beside_a_long_history_is_written_once(ledger: Ledger) -> None:
+    give(ledger, 600, product_id="shoe-1")
+    given = [Label(product_id="shoe-1", category="shoes", source=source) for source in SOURCES]
+    with ThreadPoolExecutor(12) as pool:
+        told = list(pool.map(lambda _: ledger.record_labels(given), range(12)))
+    assert sum(map(sum, told)) == ledger.count_labels() - 600 == 3
+
+
+def askers(ledger: Ledger) -> list[Callable[[], object]]:
+    """All that requests ask of labels that name one answer, or its product; and what they say last."""
+    ledger.record_predictions([RECORD])
+    known = ledger.product("shoe-1")
+    assert known is not None
+    again = [Label(product_id="shoe-1", category="b", source=source) for source in SOURCES]
+    return [
+        lambda: ledger.record_labels(again),
+        lambda: ledger.labels_of([RECORD]),
+        lambda: ledger.label_of(known),
+    ]
+
+
+def test_what_is_asked_of_labels_takes_as_many_steps_however_many_were_given(tmp_path: Path) -> None:
+    ledger = Ledger.open(ledger_url(tmp_path, ""))
+    ledger.create_tables()
+    asked = askers(ledger)
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    def steps_of_each() -> list[int]:
+        nonlocal steps
+        found = []
+        for ask in asked:
+            steps = 0
+            ask()
+            found.append(steps)
+        return found
+
+    with ledger._engine.connect() as connection:  # the pool's only one, which all that is asked is asked by
+        connection.connection.set_progress_handler(count, 1)
+    give(ledger, 12, product_id="shoe-1")
+    give(ledger, 12, prediction_id="p1")
+    few = steps_of_each()
+    give(ledger, 1200, product_id="shoe-1")
+    give(ledger, 1200, prediction_id="p1")
+    assert steps_of_each() == few
+    assert min(few) > 100  # they were counted
+    ledger.close()
+
+
+def test_of_many_labels_only_the_newest_of_each_source_are_read(ledger: Ledger) -> None:
+    asked = askers(ledger)
+    give(ledger, 20_004, product_id="shoe-1")
+    with ledger._engine.begin() as connection:  # that PostgreSQL knows: most labels are of one product
+        connection.execute(text("ANALYZE"))
+    for ask in asked:
+        found = plans(ledger, ask)
+        assert any("labels_of_product" in step for step in found)
+        assert not [step for step in found if re.search("SCAN labels|Seq Scan on labels|B-TREE|Sort", step)]
+    numbers = [label.number for label in ledger.labels_of([RECORD]).values()]
+    assert numbers == [ledger.newest_label()]
+
+
+@pytest.mark.parametrize("ledger", ["postgresql"], indirect=True)  # sqlite3 doesn't count what it reads
+def test_a_request_gets_at_most_a_row_a_source(ledger: Ledger) -> None:
+    asked, counts = askers(ledger), []
+    give(ledger, 600, product_id="shoe-1")
+
+    def hear(_: object, cursor: Any, statement: str, *__: object) -> None:
+        if "labels" in statement:
+            counts.append(cursor.rowcount)
+
+    event.listen(ledger._engine, "after_cursor_execute", hear)
+    for ask in asked:
+        ask()
+    assert counts == [3] * 6  # the numbers, and then the labels
+
+
 def test_what_is_too_old_is_forgotten_in_parts(ledger: Ledger) -> None:
     ledger.record_predictions([another(f"p{i}", at_s=float(i), product_id=f"x{i}") for i in range(10)])
     ledger.record_labels(
@@ -389,7 +506,7 @@ def test_readers_do_not_wait_for_a_writer(tmp_path: Path) -> None:
 
 
 def plans(ledger: Ledger, ask: Callable[[], object]) -> list[str]:
-    """How SQLite goes about what is asked."""
+    """How the database goes about what is asked."""
     asked: list[tuple[str, object]] = []
 
     def hear(_: object, __: object, statement: str, parameters: object, *___: object) -> None:
@@ -398,11 +515,13 @@ def plans(ledger: Ledger, ask: Callable[[], object]) -> list[str]:
     event.listen(ledger._engine, "before_cursor_execute", hear)
     ask()
     event.remove(ledger._engine, "before_cursor_execute", hear)
+    explain = "EXPLAIN QUERY PLAN" if ledger._engine.dialect.name == "sqlite" else "EXPLAIN"
     with ledger._engine.connect() as connection:
         return [
-            str(row[3])
+            str(row[-1])
             for statement, parameters in asked
-            for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            if statement.startswith(("SELECT", "WITH"))
+            for row in connection.exec_driver_sql(f"{explain} {statement}", parameters)
         ]
 
 
@@ -418,6 +537,7 @@ def test_a_page_and_the_labels_of_a_model_are_not_looked_for_among_all_answers(
     labelled = plans(ledger, lambda: ledger.labelled_predictions(after=7, model=RECORD.model))
     assert labelled[0] == "SEARCH labels USING INTEGER PRIMARY KEY (rowid>?)"
     assert not any("model" in step for step in labelled)
+    assert labelled[-1] == "SEARCH labels USING INDEX labels_of_product_by_number (product_id=? AND number>?)"
     ledger.close()
 
 

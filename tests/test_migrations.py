@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from postgres import running_postgres
-from sqlalchemy import MetaData, event, inspect, text
+from sqlalchemy import MetaData, event, insert, inspect, text
 
 import aisle.migrations
 from aisle.errors import LedgerError
-from aisle.ledger import Ledger, ledger_url
-from aisle.ledger_tables import REVISION, metadata
+from aisle.ledger import Label, Ledger, ledger_url
+from aisle.ledger_tables import REVISION, labels, metadata
 
 SCRIPTS = str(Path(aisle.migrations.__file__).parent)
 INSERT_OLD = """
@@ -84,6 +85,17 @@ def test_a_ledger_of_before_revisions_keeps_what_it_holds(empty: Ledger) -> None
     [kept] = empty.predictions()
     assert (kept.prediction_id, kept.role, kept.title, kept.latency_s) == ("old", "champion", None, None)
     assert differences(empty) == []
+
+
+def test_what_was_labelled_before_a_revision_is_found_after_it(empty: Ledger) -> None:
+    to_revision(empty, "0003")
+    label = Label(product_id="shoe-1", category="shoes", source="audit", at_s=5.0)
+    with empty._engine.begin() as connection:
+        connection.execute(
+            insert(labels).values(product_id="shoe-1", category="shoes", source="audit", at_s=5)
+        )
+    empty.create_tables()
+    assert empty.record_labels([label, replace(label, source="review")]) == [False, True]
 
 
 def test_a_revision_may_take_longer_than_a_query(postgres: str) -> None:
