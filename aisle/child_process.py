@@ -27,6 +27,7 @@ def dying_with_parent(command: Sequence[str]) -> list[str]:
 
 
 def end_with_parent() -> None:
-    """Have the kernel tell this process to end (SIGTERM) when its parent has (on Linux)."""
+    """Have the kernel tell this process to end (SIGTERM) when its parent's main thread has, from now on (on
+    Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))

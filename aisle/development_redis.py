@@ -192,7 +192,10 @@ def detach(folder: Path) -> None:
     """Go on as a child of nobody, with the lock that says that a supervisor lives. Circus ends all that it
     finds below a worker, and Ctrl-C all of a terminal's: the server is to outlive them by a drain. What a
     worker may hand on, as its listening socket, is let go of: it would hold the port as long as we live."""
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    for descriptor in [int(path.name) for path in Path("/dev/fd").iterdir()]:
+        if descriptor > 2:
+            with contextlib.suppress(OSError):  # the one of this list
+                os.close(descriptor)
     lock = os.open(folder / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     if os.fork():

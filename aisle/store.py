@@ -227,7 +227,6 @@ def _retrying(tag: str, load: Callable[[], T]) -> T:
             time.sleep(_RETRY_PAUSE_S)
         except _UNREADABLE as error:
             raise BundleError(
-                f"{tag}: found {error!r}, wanted files as this version of Aisle writes them; they are "
-                "whole, so another version wrote them, or somebody has changed them"
+                f"{tag}: found {error!r}, wanted files that can be read, as this version of Aisle writes them"
             ) from error
     raise AssertionError("unreachable")

@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from aisle.errors import EncoderError
+from aisle.errors import BundleError, EncoderError
 from aisle.graphs import SIZES, Graphs, Recorder
 from aisle.manifest import verify_manifest, write_manifest
 from aisle.packed import pack
@@ -213,11 +213,16 @@ class TextEncoder:
         names = ("max_tokens", "max_chars", "prefix", "normalize")
         settings = TextSettings(**{name: facts[name] for name in names})
         disable_progress_bar()
-        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        try:
+            model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # tokenizers has no type of its own
+            raise BundleError(
+                f"{folder.name}: found {error!r}, wanted a text encoder that transformers can read"
+            ) from error
         # Its weights are a map of the file: one that is cut while it is in service would end the process.
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.clone()
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         encoder = cls(
             model.to(device),
             tokenizer,

@@ -23,7 +23,7 @@ from service.telemetry import Telemetry
 
 MAX_PROBES = 64  # health checks and watches under way in a worker
 A_MOMENT_S = 0.05  # in which gRPC tells that a client has left
-A_STREAMS_MOMENT_S = 0.005  # the same, where those wait too who have ended their streams as they should
+A_STREAMS_MOMENT_S = 0.005  # the same at a stream's end, for which clients wait that are still there
 UNKNOWN_METHOD = "unknown"  # whatever is not served: clients make names up, and each would be a series
 
 Context = grpc.aio.ServicerContext

@@ -160,6 +160,7 @@ class EdgeGuard:
                 self.on_refusal("client_gone")
             elif self.is_ending() and not has_begun:
                 task.uncancel()
+                gone.remove_done_callback(leave)
                 await self._give_up(scope, receive, send)
             else:
                 raise

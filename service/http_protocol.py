@@ -124,7 +124,11 @@ class BoundedHttp(HttpToolsProtocol):
         if max(self._head_bytes - MOST_BYTES, self._silent_bytes - READ_BYTES) <= 0:
             self._refuse(
                 RequestError(
-                    400, "http_broken", field="request", found="what is no HTTP/1.1", wanted="a whole request"
+                    400,
+                    "http_broken",
+                    field="request",
+                    found="what is no HTTP/1.1",
+                    wanted="a request line and headers",
                 )
             )
             return

@@ -21,7 +21,7 @@ import numpy as np
 from aisle.errors import LedgerError, LedgerRefusedError
 from aisle.ledger import Ledger, PredictionRecord
 from aisle.prediction import Prediction, Role, Source
-from service.spool import Spool, SpoolFullError, adopt, spool_files
+from service.spool import Entry, Spool, SpoolFullError, adopt, spool_files
 from service.spool_format import SpoolDamagedError
 
 if TYPE_CHECKING:
@@ -229,7 +229,9 @@ class Recorder:
         comes: it is told, and the file is tried again at the next look."""
         try:
             orphan = adopt(path, limit_bytes=self.limit_bytes)
-            return orphan is None or self._replay(orphan)
+            is_reached = orphan is None or self._replay(orphan)
+            self._surprises.pop(path.name, None)
+            return is_reached
         except SpoolDamagedError as error:
             self._give_up(error.records, f"{path.name}: {error}")
         except Exception as error:
@@ -253,14 +255,19 @@ class Recorder:
 
     def _write_spool(self, spool: Spool) -> bool:
         """False where the database is away."""
-        try:
-            while (entry := spool.first()) is not None:
-                if not self._write(entry.records):
-                    return False
-                spool.finish(entry)
-        except (OSError, ValueError) as error:
-            self._give_up(spool.set_aside(), error)
+        while (entry := self._first(spool)) is not None:
+            if not self._write(entry.records):
+                return False
+            spool.finish(entry)
         return True
+
+    def _first(self, spool: Spool) -> Entry | None:
+        """What waits in it longest; None where nothing does any more, or can be read."""
+        try:
+            return spool.first()
+        except ValueError as error:
+            self._give_up(spool.set_aside(), error)
+            return None
 
     def _give_up(self, records: int | None, why: object) -> None:
         logger.error(
@@ -273,7 +280,7 @@ class Recorder:
         """Whether these are done with: written or, where the database will never take them, dropped."""
         try:
             if self._failing:  # it may be a new database
-                self.ledger.create_tables()
+                self._make_tables()
             self.ledger.record_predictions(records)
         except (LedgerRefusedError, ValueError) as error:
             # One bad record must not take its neighbours with it, nor hold up those behind.
@@ -291,6 +298,13 @@ class Recorder:
             self._failing = False
             self.observer.recorded("written", len(records))
         return True
+
+    def _make_tables(self) -> None:
+        """Raises LedgerError alone: whatever is wrong with tables, no record is to blame."""
+        try:
+            self.ledger.create_tables()
+        except (LedgerRefusedError, ValueError) as error:
+            raise LedgerError(str(error)) from error
 
     def _must_forget(self) -> bool:
         return self.keep_s > 0 and time.monotonic() >= self._forget_at

@@ -54,6 +54,7 @@ def test_the_end_waits_for_the_last_words_and_not_for_ever(monkeypatch: pytest.M
     monkeypatch.setattr("service.drain.LAST_WORDS_S", 0.2)
     waiting = iter([True, True, False])
     asyncio.run(last_words(lambda: next(waiting)))
+    assert list(waiting) == []
     began = time.monotonic()
     asyncio.run(last_words(lambda: True))
     assert time.monotonic() - began >= 0.2

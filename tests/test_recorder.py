@@ -22,6 +22,7 @@ from tiny_service import MODEL, Pantry, tiny_classifier, vectors
 
 from aisle.classifier import Classifier, Item
 from aisle.columns import measure_columns
+from aisle.errors import LedgerError, LedgerRefusedError
 from aisle.image import ImageEncoder
 from aisle.ledger import Ledger, PredictionRecord, ledger_url
 from aisle.product import Product
@@ -290,6 +291,39 @@ def test_what_nobody_expected_of_a_file_does_not_keep_the_next_one(
     assert told.counts == Counter(written=1)
     assert [one.getMessage() for one in caplog.records] == [f"records wait in {first.name}"]
     assert list((tmp_path / "spool").iterdir()) == [first]
+
+
+class Hindered(Ledger):
+    """Away at first; when it is back, the first tries to make its tables raise `faults`."""
+
+    faults: list[Exception]
+
+    def create_tables(self) -> None:
+        super().create_tables()
+        if self.faults:
+            raise self.faults.pop()
+
+    def record_predictions(self, records: Sequence[PredictionRecord]) -> None:
+        if self.faults:
+            raise LedgerError("away")
+        super().record_predictions(records)
+
+
+@pytest.mark.parametrize(
+    "fault", [OSError(24, "Too many open files"), LedgerRefusedError("no"), ValueError("a bad script")]
+)
+def test_no_record_pays_for_tables_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    monkeypatch.setattr("service.recorder.ADOPT_S", 0.2)
+    leave(tmp_path / "spool", "a", "b")
+    ledger = Hindered.open(ledger_url(tmp_path, ""))
+    ledger.faults = [fault] * 3  # type: ignore[attr-defined]
+    told = Told("", tmp_path, ledger=ledger)
+    until(lambda: told.counts["written"] == 2)
+    told.recorder.close()
+    assert told.counts == Counter(written=2)
+    assert list((tmp_path / "spool").iterdir()) == []
 
 
 def test_predictions_that_are_too_old_are_deleted(tmp_path: Path) -> None:
