@@ -49,14 +49,9 @@ def overloaded(reason: str, *, found: str, wanted: str, retry_after_s: int = RET
 
 def features_unavailable() -> RequestError:
     """An id alone, while the feature store cannot be read: it may be known, so this is not its fault."""
-    return RequestError(
-        503,
-        "features_unavailable",
-        field="product_id",
-        found="an id alone while the feature store cannot be read",
-        wanted="a title, a description or an image with it, or a retry",
-        headers={"Retry-After": str(RETRY_AFTER_S)},
-    )
+    found = "an id alone while the feature store cannot be read"
+    wanted = "a title, a description or an image with it, or a retry"
+    return _unavailable("features_unavailable", field="product_id", found=found, wanted=wanted)
 
 
 def challenger_failed() -> RequestError:
@@ -68,26 +63,18 @@ def challenger_failed() -> RequestError:
 
 def ledger_unavailable(field: str, wanted: str) -> RequestError:
     """What needs the database, while it does not answer."""
-    return RequestError(
-        503,
-        "ledger_unavailable",
-        field=field,
-        found="a ledger that does not answer",
-        wanted=wanted,
-        headers={"Retry-After": str(RETRY_AFTER_S)},
-    )
+    found = "a ledger that does not answer"
+    return _unavailable("ledger_unavailable", field=field, found=found, wanted=wanted)
 
 
 def stopping(field: str, wanted: str) -> RequestError:
     """What a server cannot answer any more before it ends."""
-    return RequestError(
-        503,
-        "stopping",
-        field=field,
-        found="a server that stops",
-        wanted=wanted,
-        headers={"Retry-After": str(RETRY_AFTER_S)},
-    )
+    return _unavailable("stopping", field=field, found="a server that stops", wanted=wanted)
+
+
+def _unavailable(reason: str, *, field: str, found: str, wanted: str) -> RequestError:
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    return RequestError(503, reason, field=field, found=found, wanted=wanted, headers=headers)
 
 
 def ledger_refused(field: str) -> RequestError:
